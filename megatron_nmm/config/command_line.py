@@ -1,0 +1,88 @@
+"""The command line of every recipe: change values, start from a saved run, check or print instead of running."""
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from megatron_nmm.config.check import check, check_files
+from megatron_nmm.config.fault import config_error
+from megatron_nmm.config.io import load, to_json
+from megatron_nmm.config.overrides import apply
+from megatron_nmm.config.schema import RunConfig
+from megatron_nmm.errors import ConfigError, NMMError
+
+FAULTY = 2
+"""Exit code of a run that may not start."""
+
+
+def parse(recipe: Callable[[], RunConfig], argv: Sequence[str]) -> RunConfig | None:
+    """The checked run that ``argv`` (without the program's name) asks for; None when there is nothing to run.
+
+    ``--check`` and ``--print`` only report. A run with faults ends the process with exit code 2 and one message on
+    stderr, from the first process of each machine.
+    """
+    options = _parser(recipe).parse_args(argv)
+    try:
+        run = apply(load(options.config) if options.config else recipe(), options.set)
+        if options.print:
+            print(to_json(run), end="")
+        if options.print and not options.check:
+            return None
+        world_size = processes(run, os.environ)
+        if faults := (*check(run, world_size), *check_files(run)):
+            raise config_error("the run cannot start", faults)
+    except NMMError as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(FAULTY) from None
+    if options.check:
+        print(summary(run, world_size))
+        return None
+    return run
+
+
+def processes(run: RunConfig, environment: Mapping[str, str]) -> int:
+    """World size: WORLD_SIZE as torchrun sets it, else one copy of the model. ConfigError when it is no number."""
+    text = environment.get("WORLD_SIZE")
+    if text is None:
+        sizes = (run.parallel.tensor, run.parallel.pipeline)
+        # A size that is no positive number is a fault of its own and must not become one of the world size.
+        return math.prod(size for size in sizes if isinstance(size, int) and size > 0)
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigError(f"WORLD_SIZE {text!r} is not a number; unset it or use the number of processes") from None
+
+
+def summary(run: RunConfig, world_size: int) -> str:
+    """What a checked run will do, in three lines."""
+    data, parallel = run.data, run.parallel
+    data_size = world_size // (parallel.tensor * parallel.pipeline)
+    microbatches = data.global_batch // (data.microbatch * data_size)
+    tokens = run.steps * data.global_batch * data.sequence_length
+    return (
+        f"ok: {run.name} on {world_size} processes = tensor {parallel.tensor} x pipeline {parallel.pipeline} "
+        f"x data {data_size}\n"
+        f"step: {data.global_batch} packed rows of {data.sequence_length} tokens = {microbatches} microbatches "
+        f"of {data.microbatch} on each data-parallel rank\n"
+        f"run: {run.steps} steps, {tokens:,} tokens, written to {run.folder}"
+    )
+
+
+def _parser(recipe: Callable[[], RunConfig]) -> argparse.ArgumentParser:
+    """The options; abbreviations are off, so that a new option never changes an old command."""
+    lines = (recipe.__doc__ or "Train a native multimodal model.").strip().splitlines()
+    parser = argparse.ArgumentParser(description=lines[0], allow_abbrev=False)
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change one value, e.g. parallel.tensor=2; may be repeated, the last one wins",
+    )
+    parser.add_argument("--config", metavar="FILE", help="start from a run's config.json in place of the recipe")
+    parser.add_argument("--check", action="store_true", help="report every fault with its remedy, then stop")
+    parser.add_argument("--print", action="store_true", help="print the resolved configuration as JSON, then stop")
+    return parser

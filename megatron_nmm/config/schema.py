@@ -1,0 +1,214 @@
+"""The configuration tree: frozen dataclasses, standard library only.
+
+A recipe is a Python function that returns one ``RunConfig``. Every field has a default that a laptop can run,
+so a recipe states only what makes it different. Derived values are properties, never fields.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+ImageMask = Literal["bidirectional", "causal"]
+Dtype = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """How an image becomes decoder tokens. ``depth`` 0 is early fusion: one linear layer over raw patches."""
+
+    depth: int = 0
+    """Transformer layers between the patches and the decoder; 0 = early fusion."""
+    patch: int = 14
+    """Side of a square patch in pixels."""
+    channels: int = 3
+    """Colour channels; decoders always deliver RGB."""
+
+    @property
+    def patch_values(self) -> int:
+        """Numbers in one flattened patch: channels x patch x patch."""
+        return self.channels * self.patch * self.patch
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The decoder and what feeds it (papers.md 1.2 for the defaults' origin: P1 section 2 and Table 6)."""
+
+    layers: int = 24
+    width: int = 800
+    heads: int = 16
+    """Attention heads; P1 does not state them, so this stays a free choice."""
+    query_groups: int | None = None
+    """Key/value heads of grouped-query attention; None = one per attention head."""
+    ffn: int | None = None
+    """Width of the SwiGLU hidden layer; None = P1's rule, 256 * ceil(floor(8 width / 3) / 256)."""
+    vocabulary: int = 50_432
+    """Rows of the embedding table; at least the tokenizer's size, divisible by ``parallel.tensor``."""
+    tie_embeddings: bool = False
+    """Share the input embedding with the output layer; P1 unties them."""
+    qk_norm: bool = True
+    norm_epsilon: float = 1e-5
+    rope_base: float = 10_000.0
+    image_mask: ImageMask = "bidirectional"
+    """Attention among the tokens of one image: P1 bidirectional, NaViL causal."""
+    init_std: float = 0.02
+    vision: VisionConfig = field(default_factory=VisionConfig)
+
+    @property
+    def ffn_width(self) -> int:
+        """SwiGLU hidden width: the given one, or P1's rounding (Table 6) when ``ffn`` is None."""
+        if self.ffn is not None:
+            return self.ffn
+        return 256 * -(-(8 * self.width // 3) // 256)
+
+    @property
+    def head_width(self) -> int:
+        """Width of one attention head."""
+        return self.width // self.heads
+
+    @property
+    def kv_heads(self) -> int:
+        """Key/value heads: ``query_groups``, or one per attention head."""
+        return self.heads if self.query_groups is None else self.query_groups
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """How one model is spread over processes. Data parallel size is what is left: world / (tensor x pipeline)."""
+
+    tensor: int = 1
+    pipeline: int = 1
+    sequence: bool = False
+    """Sequence parallelism: norms and residuals split over the tensor group along the sequence."""
+    distributed_optimizer: bool = False
+    """Shard optimizer state over the data-parallel group."""
+    recompute: Literal["none", "full"] = "none"
+    """Recompute layer activations in the backward pass."""
+    time_limit_s: float = 600.0
+    """Longest a rank waits in a collective before it fails with a message."""
+
+
+@dataclass(frozen=True)
+class PrecisionConfig:
+    """Numeric formats. Gradients are always accumulated and reduced in fp32."""
+
+    dtype: Dtype = "bf16"
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """One packed corpus in the training mixture."""
+
+    corpus: str = ""
+    """Folder written by tools/tokenise.py."""
+    plan: str = ""
+    """Pack plan written by tools/pack.py; empty = ``<corpus>/plan-<sequence_length>``."""
+    weight: float = 1.0
+    """Share of this source in the mixture, relative to the other weights, counted in packs."""
+
+    def plan_path(self, sequence_length: int) -> str:
+        """The pack plan for packed rows of this length: the given one, or the one beside the corpus."""
+        return self.plan or f"{self.corpus}/plan-{sequence_length}"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where batches come from."""
+
+    train: tuple[SourceConfig, ...] = ()
+    tokenizer: str = ""
+    """SentencePiece model file the corpora were tokenised with."""
+    sequence_length: int = 1024
+    """LLM tokens in one packed row (S)."""
+    microbatch: int = 1
+    """Packed rows per microbatch and data-parallel rank (B)."""
+    global_batch: int = 8
+    """Packed rows per step over all ranks; a multiple of microbatch x data parallel size."""
+    image_size: int = 224
+    """Side of the square an image is resized to; a multiple of ``model.vision.patch``."""
+    augment: bool = True
+    """P1's RandomResizedCrop(scale 0.4-1.0) and flip while training; off for data that a flip would change."""
+    noise: float = 0.0
+    """Standard deviation of Gaussian noise added to normalised patches while training."""
+    workers: int = 1
+    """Threads that read and decode ahead of the step."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW. ``decoupled`` is P1's form: the decay does not scale with the learning rate."""
+
+    learning_rate: float = 1.5e-3
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = 1e-4
+    decoupled: bool = True
+    """True: p -= decay * schedule(step) * p with schedule in [0, 1]; False: p -= learning_rate * decay * p."""
+    clip: float = 1.0
+    """Largest global gradient norm; 0 = no clipping."""
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Learning rate over the run: warm-up, plateau, fall."""
+
+    kind: Literal["cooldown", "cosine", "constant"] = "cooldown"
+    """cooldown: constant, then 1 - sqrt to 0 (P1); cosine; constant (NaViL)."""
+    warmup: int | None = None
+    """Steps of linear warm-up; None = P1's rule from the run length (papers.md 1.4)."""
+    cooldown: float = 0.2
+    """Share of the run's steps spent cooling down."""
+    floor: float = 0.0
+    """Lowest rate, as a share of the peak."""
+
+
+@dataclass(frozen=True)
+class SaveConfig:
+    """Checkpoints under ``<run>/checkpoints``."""
+
+    every: int = 0
+    """Steps between checkpoints; 0 = only at the end (and on a stop request)."""
+    keep: int = 2
+    """Newest checkpoints kept."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Validation on held-out streams."""
+
+    every: int = 0
+    """Steps between validations; 0 = only at the end."""
+    sources: tuple[SourceConfig, ...] = ()
+    packs: int = 64
+    """Packed rows read from each held-out source; the same ones every time."""
+
+
+@dataclass(frozen=True)
+class JournalConfig:
+    """What a run writes about itself."""
+
+    every: int = 1
+    """Steps between lines of metrics.jsonl and TensorBoard."""
+    tensorboard: bool = True
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run, complete: everything the command line can change stands in this tree."""
+
+    name: str = "run"
+    folder: str = "runs/run"
+    """Where config.json, metrics, plots and checkpoints go."""
+    steps: int = 1000
+    seed: int = 1234
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = 0
+    """CPU threads per process; 0 = cores divided by the processes on this machine."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    save: SaveConfig = field(default_factory=SaveConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    journal: JournalConfig = field(default_factory=JournalConfig)

@@ -1,0 +1,1 @@
+"""The only place that knows which accelerator, backend or clock a run uses."""

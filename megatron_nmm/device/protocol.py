@@ -1,0 +1,39 @@
+"""What a run asks of its hardware: one object, chosen once, passed along.
+
+Model, training and checkpoint code never test for an accelerator; they call the ``Device`` they were given.
+"""
+
+from typing import Literal, Protocol
+
+import torch
+
+AttentionBackend = Literal["per_document", "flex"]
+
+
+class Device(Protocol):
+    """The hardware behind one rank."""
+
+    name: str
+    """What ``RunConfig.device`` calls it."""
+    backend: str
+    """torch.distributed backend of its collectives."""
+    attention_backend: AttentionBackend
+    """Which packed attention this device runs (models/attention)."""
+    fused_elementwise: bool
+    """Whether megatron-core's compiled elementwise fusions pay off here (they need a compiler at run time)."""
+
+    def start(self, local_rank: int, local_size: int, threads: int) -> None:
+        """Claim this rank's hardware: ``local_rank`` of ``local_size`` on this machine; ``threads`` 0 = fair share."""
+
+    @property
+    def torch_device(self) -> torch.device:
+        """Where this rank's tensors live."""
+
+    def synchronize(self) -> None:
+        """Wait until everything queued on the device has finished; call before reading a clock."""
+
+    def peak_memory(self) -> int:
+        """Highest memory use so far, in bytes."""
+
+    def describe(self) -> str:
+        """One phrase for the run's first line, such as ``cpu (2 threads)``."""

@@ -1,0 +1,31 @@
+"""Remarks of the libraries below that a user of this package can do nothing about, kept off the console."""
+
+import logging
+import warnings
+
+REMARKS: tuple[tuple[str, type[Warning]], ...] = (
+    # megatron-core warns about its own default of cuda_graph_modules.
+    ("full scope is deprecated", UserWarning),
+    # megatron-core's layers still call the collectives by their former names.
+    (r"`torch\.distributed\.\w+` is deprecated", FutureWarning),
+    # Absent on purpose outside NVIDIA's containers; the spec chosen by the device does not use them.
+    ("(Transformer Engine and )?Apex (is|are) not installed", UserWarning),
+    # torch_dist checkpoints still go through these.
+    ("TypedStorage is deprecated", UserWarning),
+)
+"""Start of the message (regular expression) and its category."""
+
+
+LOGGERS = (
+    # "full_param_layout not provided": computing it inside DistributedDataParallel is what we want.
+    "megatron.core.distributed.distributed_data_parallel",
+)
+"""Loggers whose warnings are of that sort; their errors still show."""
+
+
+def install() -> None:
+    """Ignore ``REMARKS`` and ``LOGGERS``; everything else still reaches the console."""
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message, category in REMARKS:
+        warnings.filterwarnings("ignore", message=message, category=category)

@@ -1,0 +1,1 @@
+"""Native multimodal models as spec trees on megatron-core."""

@@ -1,0 +1,70 @@
+"""The core attention that megatron-core's SelfAttention calls: rotate queries and keys, then attend by the plan.
+
+The plan travels as ``packed_seq_params``: megatron-core hands that object to every attention layer of the right
+microbatch, also under pipelining and activation recompute, and takes its ``qkv_format`` "thd" as the sign that tokens
+lie flat.
+"""
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from megatron_nmm.config import ModelConfig
+from megatron_nmm.data.batch import Batch
+from megatron_nmm.device.protocol import AttentionBackend
+from megatron_nmm.models.attention import flex, per_document
+from megatron_nmm.models.attention.layout import PackedLayout
+from megatron_nmm.models.rope import Rotation, rotate
+
+BACKENDS: dict[AttentionBackend, ModuleType] = {"per_document": per_document, "flex": flex}
+"""Each backend module has ``prepare(layout, device)`` and ``attend(q, k, v, prepared, scale)``."""
+
+
+@dataclass(frozen=True)
+class AttentionPlan:
+    """Everything attention needs to know about one microbatch."""
+
+    rotation: Rotation
+    prepared: Any
+    backend: AttentionBackend
+    qkv_format: str = "thd"
+    cu_seqlens_q: None = None
+    cu_seqlens_kv: None = None
+    cu_seqlens_q_padded: None = None
+    cu_seqlens_kv_padded: None = None
+    """megatron-core reads these to rotate by itself; it is given no frequencies, so it never does."""
+
+    @staticmethod
+    def of(
+        batch: Batch, model: ModelConfig, backend: AttentionBackend, device: torch.device, dtype: torch.dtype
+    ) -> "AttentionPlan":
+        """Work the plan of ``batch`` out on the host."""
+        layout = PackedLayout.of(batch, model.image_mask)
+        rotation = Rotation.at(batch.positions.reshape(-1), model.head_width, model.rope_base, device, dtype)
+        return AttentionPlan(rotation, BACKENDS[backend].prepare(layout, device), backend)
+
+
+class PackedAttention(torch.nn.Module):
+    """Scaled dot-product attention over packed documents; holds no parameters."""
+
+    def __init__(self, config: Any, layer_number: int, softmax_scale: float | None = None, **_: Any) -> None:
+        super().__init__()
+        self.scale = softmax_scale or config.kv_channels**-0.5
+
+    def forward(
+        self,
+        query_THD: torch.Tensor,
+        key_TGD: torch.Tensor,
+        value_TGD: torch.Tensor,
+        attention_mask: None,
+        *,
+        packed_seq_params: AttentionPlan,
+        **_: Any,
+    ) -> torch.Tensor:
+        """[T, H, D], [T, G, D] twice -> [T, H * D] for this rank's heads."""
+        plan = packed_seq_params
+        query, key = rotate(query_THD, plan.rotation), rotate(key_TGD, plan.rotation)
+        out: torch.Tensor = BACKENDS[plan.backend].attend(query, key, value_TGD, plan.prepared, self.scale)
+        return out

@@ -1,0 +1,72 @@
+"""Who may attend to whom in packed rows, as host-side facts.
+
+T is the flat length B * S of a microbatch: rows are laid end to end, because attention never crosses a document and
+positions restart with each. The mask has two rules (P1 section 2, NaViL section 3):
+
+    attend(i, j) = same document and (j <= i  or  (bidirectional and i, j in the same image block))
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from megatron_nmm.config.schema import ImageMask
+from megatron_nmm.data.batch import Batch
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PackedLayout:
+    """Documents and bidirectional blocks of T flat positions."""
+
+    document_starts: Ints
+    """[D] first flat position of each document, ascending, the first one 0."""
+    document_lengths: Ints
+    """[D] tokens of each document, none 0; they sum to T."""
+    blocks: Ints
+    """[I, 2] start and end (exclusive) of each bidirectional image block; empty when images are causal."""
+
+    @staticmethod
+    def of(batch: Batch, image_mask: ImageMask) -> "PackedLayout":
+        """The layout of ``batch`` under the model's image rule."""
+        starts = batch.document_starts.numpy().astype(np.int64)
+        row_offset = np.arange(batch.rows, dtype=np.int64)[:, None] * batch.sequence_length
+        lengths = np.diff(starts, axis=1)
+        real = lengths > 0
+        blocks = batch.image_blocks.numpy()
+        flat = blocks[:, 1:] + blocks[:, :1] * batch.sequence_length
+        return PackedLayout(
+            document_starts=(starts[:, :-1] + row_offset)[real],
+            document_lengths=lengths[real],
+            blocks=flat if image_mask == "bidirectional" else flat[:0],
+        )
+
+    @property
+    def tokens(self) -> int:
+        """T, the flat length."""
+        return int(self.document_lengths.sum())
+
+    def document_of(self) -> Ints:
+        """[T] index of each position's document."""
+        return np.repeat(np.arange(len(self.document_lengths)), self.document_lengths)
+
+    def block_of(self) -> Ints:
+        """[T] index of each position's bidirectional block, -1 where there is none."""
+        owner = np.full(self.tokens, -1, dtype=np.int64)
+        if len(self.blocks):
+            widths = self.blocks[:, 1] - self.blocks[:, 0]
+            within = np.arange(widths.sum()) - np.repeat(np.cumsum(widths) - widths, widths)
+            owner[np.repeat(self.blocks[:, 0], widths) + within] = np.repeat(np.arange(len(widths)), widths)
+        return owner
+
+
+def dense_mask(layout: PackedLayout) -> torch.Tensor:
+    """[T, T] bool, True where row may attend to column: the rule of this file written out, for short layouts."""
+    document, block = torch.from_numpy(layout.document_of()), torch.from_numpy(layout.block_of())
+    position = torch.arange(layout.tokens)
+    same_document = document[:, None] == document[None, :]
+    same_block = (block[:, None] == block[None, :]) & (block[:, None] >= 0)
+    return same_document & ((position[None, :] <= position[:, None]) | same_block)

@@ -1,0 +1,19 @@
+"""From a run configuration to the wrapped model of this rank."""
+
+import torch
+
+from megatron_nmm.config import RunConfig
+from megatron_nmm.models.to_mcore import transformer_config
+from megatron_nmm.parallel.world import World
+from megatron_nmm.parallel.wrap import wrap
+
+
+def build(run: RunConfig, world: World) -> torch.nn.Module:
+    """This rank's stage and shard, inside megatron-core's DistributedDataParallel (``.module`` is the model)."""
+    # Imported here: megatron-core must not be loaded before the device is started.
+    from megatron_nmm.models.native import NativeMultimodalModel
+
+    config = transformer_config(run, world)
+    with torch.device(world.device.torch_device):
+        model = NativeMultimodalModel(run, config, world)
+    return wrap(model, config, run.parallel, world)

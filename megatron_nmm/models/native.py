@@ -1,0 +1,132 @@
+"""The native multimodal model: patches and tokens in, one decoder, a next-token loss out.
+
+The forward pass reads top to bottom; which parts exist on a rank depends on its pipeline stage. Shapes: B rows,
+S packed length, T = B * S flat tokens, P patches, H hidden, V vocabulary, N supervised tokens, t tensor ranks.
+"""
+
+from typing import Any, cast
+
+import torch
+from megatron.core.enums import ModelType
+from megatron.core.models.common.embeddings.language_model_embedding import LanguageModelEmbedding
+from megatron.core.models.common.language_module.language_module import LanguageModule
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear
+from megatron.core.tensor_parallel.mappings import (
+    gather_from_sequence_parallel_region,
+    gather_from_tensor_model_parallel_region,
+    scatter_to_sequence_parallel_region,
+)
+from megatron.core.transformer.transformer_block import TransformerBlock, get_num_layers_to_build
+
+from megatron_nmm.config import RunConfig
+from megatron_nmm.data.batch import Batch
+from megatron_nmm.models.attention.core import AttentionPlan
+from megatron_nmm.models.loss import token_losses
+from megatron_nmm.models.patch_stem import PatchStem
+from megatron_nmm.models.spec import decoder_block
+from megatron_nmm.parallel.world import World
+
+
+class NativeMultimodalModel(LanguageModule):
+    """One pipeline stage of an early-fusion model (P1 section 2) on megatron-core's transformer block."""
+
+    def __init__(self, run: RunConfig, config: Any, world: World) -> None:
+        """``config`` is the TransformerConfig of models/to_mcore.py; the stage is taken from ``world``."""
+        super().__init__(config, pg_collection=world.groups)
+        self.model_type = ModelType.encoder_or_decoder  # the pipeline schedule asks for it
+        self.run, self.world = run, world
+        self.pre_process, self.post_process = world.is_first_stage, world.is_last_stage
+        self.share_embeddings_and_output_weights = run.model.tie_embeddings
+        if self.pre_process:
+            self.patch_stem = PatchStem(config, run.model.vision.patch_values)
+        if self.pre_process:
+            self.embedding = LanguageModelEmbedding(
+                config,
+                vocab_size=run.model.vocabulary,
+                max_sequence_length=run.data.sequence_length,
+                position_embedding_type="none",
+                # Patches are placed among whole rows first; the sequence is split afterwards.
+                scatter_to_sequence_parallel=False,
+                tp_group=world.groups.tp,
+            )
+        layers = get_num_layers_to_build(config, pp_rank=world.pipeline_rank)
+        self.decoder = TransformerBlock(
+            config,
+            decoder_block(run.model, layers),
+            pre_process=self.pre_process,
+            post_process=self.post_process,
+            pg_collection=world.groups,
+        )
+        if self.post_process:
+            self.output_layer = self._output_layer(config)
+        self.setup_embeddings_and_output_layer()
+
+    def _output_layer(self, config: Any) -> Any:
+        """[*, H] -> [*, V / t]. It is given gathered rows, so it must not gather the sequence again itself."""
+        layer = ColumnParallelLinear(
+            config.hidden_size,
+            self.run.model.vocabulary,
+            config=config,
+            init_method=config.init_method,
+            bias=False,
+            gather_output=False,
+            skip_weight_param_allocation=self.pre_process and self.share_embeddings_and_output_weights,
+            disable_grad_reduce=config.sequence_parallel,
+            tp_group=self.world.groups.tp,
+        )
+        layer.sequence_parallel = False
+        return layer
+
+    def set_input_tensor(self, input_tensor: Any) -> None:
+        """Where the pipeline schedule leaves the previous stage's hidden states."""
+        self.decoder.set_input_tensor(input_tensor[0] if isinstance(input_tensor, list) else input_tensor)
+
+    def forward(self, batch: Batch, *, logits: bool = False) -> torch.Tensor:
+        """Hidden states [T (/ t), 1, H] for the next stage; on the last stage the losses [N] of the supervised
+        tokens in flat order, or with ``logits`` all scores [B, S, V]."""
+        device, dtype = self.world.device.torch_device, self.config.params_dtype
+        plan = AttentionPlan.of(batch, self.run.model, self.world.device.attention_backend, device, dtype)
+        hidden = self.embed(batch) if self.pre_process else None
+        hidden = self.decoder(hidden, attention_mask=None, packed_seq_params=plan)
+        if not self.post_process:
+            return cast(torch.Tensor, hidden)
+        return self.logits(hidden, batch) if logits else self.losses(hidden, batch)
+
+    def embed(self, batch: Batch) -> torch.Tensor:
+        """[T (/ t), 1, H]: every token's embedding, image placeholders replaced by their patch's."""
+        device = self.world.device.torch_device
+        tokens = batch.tokens.reshape(1, -1).to(device)
+        hidden: torch.Tensor = self.embedding(tokens, position_ids=None)
+        # A batch without images still runs the stem on zero rows: its gradient is zero, never missing.
+        patches = self.patch_stem(batch.patches.to(device))
+        hidden = hidden.index_copy(0, batch.patch_targets.to(device), patches[:, None])
+        if self.config.sequence_parallel:
+            hidden = scatter_to_sequence_parallel_region(hidden, group=self.tp_group)
+        return hidden
+
+    def _whole_rows(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[T, H] from this rank's share of the sequence."""
+        if self.config.sequence_parallel:
+            hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=True, group=self.tp_group)
+        return hidden.squeeze(1)
+
+    def _scores(self, rows: torch.Tensor) -> torch.Tensor:
+        """[*, H] -> [*, V / t] with the tied or the own output weight."""
+        weight = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
+        scores: torch.Tensor = self.output_layer(rows.unsqueeze(1), weight=weight)[0]
+        return scores.squeeze(1)
+
+    def losses(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """[N] fp32 cross entropy of the supervised tokens; only their rows meet the output layer."""
+        device = self.world.device.torch_device
+        supervised = batch.loss_weight.reshape(-1).nonzero().squeeze(1)
+        labels = batch.labels.reshape(-1)[supervised].to(device)
+        rows = self._whole_rows(hidden).index_select(0, supervised.to(device))
+        return token_losses(self._scores(rows), labels, self.tp_group)
+
+    def logits(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """[B, S, V] scores of every position, the same on every tensor rank."""
+        scores: torch.Tensor = gather_from_tensor_model_parallel_region(
+            self._scores(self._whole_rows(hidden)), group=self.tp_group
+        )
+        return scores.view(batch.rows, batch.sequence_length, -1)

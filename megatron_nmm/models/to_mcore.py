@@ -1,0 +1,59 @@
+"""One table from our configuration to megatron-core's TransformerConfig."""
+
+from typing import Any
+
+import torch
+
+from megatron_nmm.config import RunConfig
+from megatron_nmm.parallel.world import World
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""torch types behind PrecisionConfig.dtype."""
+
+
+def transformer_config(run: RunConfig, world: World) -> Any:
+    """The TransformerConfig of the decoder. Fields not named here keep megatron-core's defaults."""
+    from megatron.core.distributed import finalize_model_grads
+    from megatron.core.transformer.transformer_config import TransformerConfig
+
+    model, parallel = run.model, run.parallel
+    dtype = DTYPES[run.precision.dtype]
+    fused = world.device.fused_elementwise
+    config = TransformerConfig(
+        # shape
+        num_layers=model.layers,
+        hidden_size=model.width,
+        ffn_hidden_size=model.ffn_width,
+        num_attention_heads=model.heads,
+        num_query_groups=model.kv_heads,
+        kv_channels=model.head_width,
+        # P1 section 2: SwiGLU, QK-norm, no biases, no dropout
+        gated_linear_unit=True,
+        activation_func=torch.nn.functional.silu,
+        add_bias_linear=False,
+        normalization="RMSNorm",
+        layernorm_epsilon=model.norm_epsilon,
+        qk_layernorm=model.qk_norm,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        init_method_std=model.init_std,
+        # layout
+        tensor_model_parallel_size=parallel.tensor,
+        pipeline_model_parallel_size=parallel.pipeline,
+        sequence_parallel=parallel.sequence,
+        recompute_granularity="full" if parallel.recompute == "full" else None,
+        recompute_method="uniform" if parallel.recompute == "full" else None,
+        recompute_num_layers=1 if parallel.recompute == "full" else None,
+        # numbers
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=dtype == torch.bfloat16,
+        # Gradients are sums over tokens, divided once by the global count of supervised tokens.
+        calculate_per_token_loss=True,
+        # megatron-core's elementwise fusions compile at run time and its fused wgrad needs apex.
+        bias_activation_fusion=fused,
+        bias_dropout_fusion=fused,
+        gradient_accumulation_fusion=False,
+    )
+    config.finalize_model_grads_func = finalize_model_grads
+    return config

@@ -1,0 +1,1 @@
+"""Ranks, groups, pipeline schedule and the data-parallel wrapper."""

@@ -1,0 +1,89 @@
+"""Whole tensors from the shards of every rank, and back: how two layouts of one model are compared.
+
+megatron-core already knows which slice of which global tensor a rank holds (its sharded state dict); the same map
+serves parameters and gradients. Layers are named one by one ("decoder.layers.3.mlp.linear_fc1.weight").
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+
+from megatron_nmm.errors import CheckpointError
+from megatron_nmm.parallel.world import World
+
+Values = Callable[[torch.nn.Parameter], torch.Tensor]
+"""What to read from (or write to) a parameter: itself, or its gradient."""
+
+
+def parameter(p: torch.nn.Parameter) -> torch.Tensor:
+    """The parameter's own values."""
+    return p.data
+
+
+def gradient(p: torch.nn.Parameter) -> torch.Tensor:
+    """The reduced fp32 gradient that megatron-core's buffers hold."""
+    return cast(torch.Tensor, cast(Any, p).main_grad)
+
+
+def gather(model: torch.nn.Module, world: World, values: Values = parameter) -> dict[str, torch.Tensor] | None:
+    """Every global tensor, whole and in fp32 on the CPU, on rank 0; None elsewhere."""
+    mine = [
+        (piece.key, piece.global_shape, piece.global_slice(), piece.data.detach().float().cpu())
+        for piece in _pieces(model, values)
+        if _first_replica(piece.replica_id)
+    ]
+    everyone: list[Any] | None = [None] * world.size if world.is_main else None
+    with world.waiting("the shards of all ranks"):
+        dist.gather_object(mine, everyone)
+    if everyone is None:
+        return None
+    full: dict[str, torch.Tensor] = {}
+    for key, shape, place, data in (piece for pieces in everyone for piece in pieces):
+        full.setdefault(key, torch.full(shape, float("nan")))[place] = data
+    return full
+
+
+def load(model: torch.nn.Module, full: dict[str, torch.Tensor]) -> None:
+    """Copy this rank's slices of ``full`` into ``model``.
+
+    Raises CheckpointError when a tensor is missing or has another shape, before anything is changed.
+    """
+    pieces = list(_pieces(model, parameter))
+    faults = [f"{p.key} is missing" for p in pieces if p.key not in full]
+    faults += [
+        f"{p.key} has shape {tuple(full[p.key].shape)}, the model wants {tuple(p.global_shape)}"
+        for p in pieces
+        if p.key in full and tuple(full[p.key].shape) != tuple(p.global_shape)
+    ]
+    if faults:
+        raise CheckpointError("the full state does not fit the model: " + "; ".join(faults))
+    with torch.no_grad():
+        for piece in pieces:
+            piece.data.copy_(full[piece.key][piece.global_slice()])
+
+
+def complete_gradients(model: torch.nn.Module, world: World) -> None:
+    """Under the distributed optimizer each data rank holds the sum of its own share only; gather the others'."""
+    for buffer in cast(Any, model).buffers:
+        for bucket in buffer.buckets:
+            share = bucket.grad_data.view(world.data_size, -1)[world.data_rank].clone()
+            dist.all_gather_into_tensor(bucket.grad_data, share, group=world.groups.dp)
+
+
+def _first_replica(replica_id: int | tuple[int, ...]) -> bool:
+    return replica_id == 0 or (isinstance(replica_id, tuple) and not any(replica_id))
+
+
+def _pieces(model: torch.nn.Module, values: Values) -> Iterator[Any]:
+    """ShardedTensors of this rank whose ``data`` is ``values`` of the parameter, factories (SwiGLU) taken apart."""
+    from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
+
+    entries = cast(Any, model).module.sharded_state_dict(metadata={"non_homogeneous_layers": True})
+    for entry in entries.values():
+        if isinstance(entry, ShardedTensorFactory):
+            yield from entry.build_fn(entry.key, values(entry.data), entry.replica_id, None)
+        elif isinstance(entry, ShardedTensor):
+            data = values(entry.data)
+            yield ShardedTensor(**{**vars(entry), "data": data, "dtype": data.dtype})

@@ -1,0 +1,141 @@
+"""One process's place in the job: ranks, groups and the few agreements all ranks make."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from tempfile import mkdtemp
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from megatron_nmm.config import ParallelConfig
+from megatron_nmm.device.protocol import Device
+from megatron_nmm.errors import NMMError
+
+
+class RankTimeout(NMMError):
+    """A collective did not finish in time; names the rank and what it waited for."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The job as one rank sees it. Ranks lie tensor fastest, then data, then pipeline (megatron-core's order)."""
+
+    device: Device
+    parallel: ParallelConfig
+    rank: int
+    size: int
+    groups: Any
+    """megatron-core's ProcessGroupCollection; every module takes its groups from here."""
+
+    @staticmethod
+    def start(parallel: ParallelConfig, device: Device, seed: int, threads: int = 0) -> "World":
+        """Join the job described by torchrun's environment (alone when there is none) and build every group.
+
+        ``seed`` starts the model-parallel random states; ``threads`` is CPU threads per process, 0 = a fair share.
+        """
+        rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", size))
+        device.start(local_rank, local_size, threads)
+        init_method = "env://" if "MASTER_ADDR" in os.environ else f"file://{mkdtemp()}/store"
+        return World.join(parallel, device, seed, rank=rank, size=size, init_method=init_method)
+
+    @staticmethod
+    def join(parallel: ParallelConfig, device: Device, seed: int, *, rank: int, size: int, init_method: str) -> "World":
+        """``start`` for a process whose device is already started and whose place is given, not read."""
+        from megatron.core import parallel_state
+        from megatron.core.process_groups_config import ProcessGroupCollection
+        from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+
+        limit = timedelta(seconds=parallel.time_limit_s)
+        dist.init_process_group(device.backend, init_method=init_method, rank=rank, world_size=size, timeout=limit)
+        parallel_state.initialize_model_parallel(
+            tensor_model_parallel_size=parallel.tensor,
+            pipeline_model_parallel_size=parallel.pipeline,
+            distributed_timeout_minutes=max(1, int(parallel.time_limit_s // 60)),
+        )
+        torch.manual_seed(seed)
+        model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
+        return World(device, parallel, rank, size, ProcessGroupCollection.use_mpu_process_groups())
+
+    def close(self) -> None:
+        """Leave the job; call it on every rank, also after an error, so that no process lingers."""
+        from megatron.core import parallel_state
+
+        parallel_state.destroy_model_parallel()
+        parallel_state.destroy_global_memory_buffer()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank speaks for the job: rank 0 prints and writes."""
+        return self.rank == 0
+
+    @property
+    def tensor_rank(self) -> int:
+        """Place in the tensor group."""
+        return self._place(self.groups.tp)
+
+    @property
+    def data_rank(self) -> int:
+        """Place in the data-parallel group: which rows of the global batch are mine."""
+        return self._place(self.groups.dp)
+
+    @property
+    def data_size(self) -> int:
+        """Replicas of the model."""
+        return dist.get_world_size(self.groups.dp)
+
+    @property
+    def pipeline_rank(self) -> int:
+        """Pipeline stage of this rank."""
+        return self._place(self.groups.pp)
+
+    @property
+    def is_first_stage(self) -> bool:
+        """Whether this rank embeds tokens and patches."""
+        return self.pipeline_rank == 0
+
+    @property
+    def is_last_stage(self) -> bool:
+        """Whether this rank computes the loss."""
+        return self.pipeline_rank == self.parallel.pipeline - 1
+
+    @staticmethod
+    def _place(group: Any) -> int:
+        return dist.get_rank(group)
+
+    def barrier(self, what: str) -> None:
+        """Wait for every rank; ``what`` names the moment in the error of a rank that never came."""
+        with self.waiting(what):
+            dist.barrier()
+
+    def any(self, flag: bool) -> bool:
+        """Whether ``flag`` is true on at least one rank; the same answer everywhere."""
+        answer = torch.tensor([int(flag)], device=self.device.torch_device)
+        with self.waiting("an agreement of all ranks"):
+            dist.all_reduce(answer, op=dist.ReduceOp.MAX)
+        return bool(answer.item())
+
+    def from_main(self, value: Any) -> Any:
+        """Rank 0's ``value`` on every rank; small plain Python values only."""
+        box = [value]
+        with self.waiting("a message from rank 0"):
+            dist.broadcast_object_list(box, src=0, device=self.device.torch_device)
+        return box[0]
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Turn a collective's failure inside the block into a message that names this rank and ``what``."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise RankTimeout(
+                f"rank {self.rank} of {self.size} lost the job while waiting for {what} (limit "
+                f"{self.parallel.time_limit_s:g} s, set by parallel.time_limit_s); another rank failed or hangs: look "
+                f"for the first error above. Cause: {str(error).splitlines()[0]}"
+            ) from error

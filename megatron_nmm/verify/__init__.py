@@ -1,0 +1,1 @@
+"""Proof that a parallel layout computes what one process computes."""

@@ -1,0 +1,49 @@
+"""Known mistakes to inject, so that the comparison proves it can fail.
+
+Each fault leaves out one collective that a hand-written layout could forget.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import reduce
+from importlib import import_module
+from typing import Any
+
+FINALIZE = "megatron.core.distributed.finalize_model_grads"
+DDP = "megatron.core.distributed.distributed_data_parallel"
+MAPPINGS = "megatron.core.tensor_parallel.mappings"
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    return None
+
+
+def _unchanged(tensor: Any, *_: Any, **__: Any) -> Any:
+    return tensor
+
+
+FAULTS: dict[str, tuple[str, str, Callable[..., Any]]] = {
+    "norm gradients": (FINALIZE, "_allreduce_non_tensor_model_parallel_grads", _nothing),
+    "row output": (MAPPINGS, "_reduce", _unchanged),
+    "data gradients": (DDP, "DistributedDataParallel.finish_grad_sync", _nothing),
+}
+"""Name -> (module, function left out, what runs instead). "norm gradients": the sum over tensor ranks of the norms'
+gradients; "row output": the sum behind every row-parallel product and the vocabulary-parallel embedding; "data
+gradients": the sum over data-parallel replicas."""
+
+
+@contextmanager
+def injected(name: str | None) -> Iterator[None]:
+    """Run the block with the fault ``name``; None = without one."""
+    if name is None:
+        yield
+        return
+    module_name, path, replacement = FAULTS[name]
+    *owners, function = path.split(".")
+    owner = reduce(getattr, owners, import_module(module_name))
+    original = getattr(owner, function)
+    setattr(owner, function, replacement)
+    try:
+        yield
+    finally:
+        setattr(owner, function, original)

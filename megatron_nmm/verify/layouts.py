@@ -1,0 +1,65 @@
+"""The layouts a model must survive, as a table, and the toy of a recipe they are tried on."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from megatron_nmm.config import ParallelConfig, RunConfig
+from megatron_nmm.config.check import check
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way to spread one model over ``processes`` processes."""
+
+    name: str
+    processes: int
+    parallel: ParallelConfig
+
+
+LAYOUTS = (
+    Layout("TP2", 2, ParallelConfig(tensor=2)),
+    Layout("TP2+SP", 2, ParallelConfig(tensor=2, sequence=True)),
+    Layout("PP2", 2, ParallelConfig(pipeline=2)),
+    Layout("DP2", 2, ParallelConfig()),
+    Layout("DP2+distributed optimizer", 2, ParallelConfig(distributed_optimizer=True)),
+    Layout("TP2+recompute", 2, ParallelConfig(tensor=2, recompute="full")),
+    Layout("TP2xPP2", 4, ParallelConfig(tensor=2, pipeline=2)),
+    Layout("TP2xPP2+SP", 4, ParallelConfig(tensor=2, pipeline=2, sequence=True)),
+    Layout("TP2xDP2+SP+distributed optimizer", 4, ParallelConfig(tensor=2, sequence=True, distributed_optimizer=True)),
+    Layout("PP2xDP2", 4, ParallelConfig(pipeline=2)),
+)
+"""Every layout of at most four processes that computes differently."""
+
+SINGLE = Layout("one process", 1, ParallelConfig())
+"""The reference."""
+
+
+def toy(run: RunConfig) -> RunConfig:
+    """``run`` shrunk to seconds: same structure (vision, norms, mask, ties, gating), few layers, narrow, fp32."""
+    heads = 4
+    groups = run.model.query_groups and max(2, heads * run.model.query_groups // run.model.heads)
+    patch = min(run.model.vision.patch, 8)
+    return replace(
+        run,
+        model=replace(
+            run.model,
+            layers=4,
+            width=64,
+            heads=heads,
+            query_groups=groups,
+            ffn=96,
+            vocabulary=128,
+            vision=replace(run.model.vision, patch=patch),
+        ),
+        precision=replace(run.precision, dtype="fp32"),
+        data=replace(run.data, sequence_length=96, microbatch=2, global_batch=8, image_size=2 * patch),
+        parallel=ParallelConfig(time_limit_s=run.parallel.time_limit_s),
+    )
+
+
+def legal(run: RunConfig, processes: int) -> Iterator[tuple[Layout, RunConfig]]:
+    """Layouts of at most ``processes`` that ``run`` accepts, each with the run set to it."""
+    for layout in LAYOUTS:
+        changed = replace(run, parallel=replace(layout.parallel, time_limit_s=run.parallel.time_limit_s))
+        if layout.processes <= processes and not check(changed, layout.processes):
+            yield layout, changed

@@ -1,0 +1,128 @@
+"""Both attention backends against the rule written out, over random packings."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from megatron_nmm.models.attention import flex, per_document
+from megatron_nmm.models.attention.layout import PackedLayout, dense_mask
+
+
+def random_layout(seed: int, tokens: int, longest: int) -> PackedLayout:
+    """Documents of random length, some with up to two image blocks."""
+    generator = np.random.default_rng(seed)
+    lengths, blocks, start = [], [], 0
+    while start < tokens:
+        length = int(min(generator.integers(1, longest + 1), tokens - start))
+        cuts = np.sort(generator.choice(length + 1, size=min(4, length + 1), replace=False)) + start
+        blocks += [(cuts[i], cuts[i + 1]) for i in range(0, len(cuts) - 1, 2)][: int(generator.integers(0, 3))]
+        lengths.append(length)
+        start += length
+    starts = np.cumsum([0, *lengths[:-1]])
+    return PackedLayout(starts, np.array(lengths), np.array(blocks, dtype=np.int64).reshape(-1, 2))
+
+
+def brute_force_mask(layout: PackedLayout) -> torch.Tensor:
+    """The rule of the model, one pair at a time."""
+    mask = torch.zeros(layout.tokens, layout.tokens, dtype=torch.bool)
+    for start, length in zip(layout.document_starts, layout.document_lengths, strict=True):
+        for i in range(start, start + length):
+            for j in range(start, start + length):
+                image = any(a <= i < b and a <= j < b for a, b in layout.blocks)
+                mask[i, j] = j <= i or image
+    return mask
+
+
+def naive(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, scale: float) -> torch.Tensor:
+    """Softmax attention with a T x T mask, head by head in fp64."""
+    repeat = q.shape[1] // k.shape[1]
+    q, k, v = (t.double().transpose(0, 1) for t in (q, k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)))
+    scores = (q @ k.transpose(1, 2) * scale).masked_fill(~mask, float("-inf"))
+    return (scores.softmax(-1) @ v).transpose(0, 1).flatten(1)
+
+
+def tensors(tokens: int, heads: int, groups: int, seed: int = 0) -> list[torch.Tensor]:
+    """Random queries, keys and values of head width 16."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(tokens, n, 16, generator=generator) for n in (heads, groups, groups)]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_layout_mask_is_the_rule(seed: int) -> None:
+    layout = random_layout(seed, 40, 17)
+    assert torch.equal(dense_mask(layout), brute_force_mask(layout))
+
+
+@pytest.mark.parametrize("groups", [4, 2])
+@pytest.mark.parametrize(("seed", "longest"), [(0, 5), (1, 30), (2, 30), (3, 97), (4, 200), (5, 64)])
+def test_per_document_equals_naive_forward_and_backward(seed: int, longest: int, groups: int) -> None:
+    layout = random_layout(seed, 97, longest)
+    ours, reference = (tensors(97, 4, groups) for _ in range(2))
+    for t in ours + reference:
+        t.requires_grad_()
+    buckets = per_document.prepare(layout, torch.device("cpu"))
+    out = per_document.attend(ours[0], ours[1], ours[2], buckets, 0.25)
+    expected = naive(reference[0], reference[1], reference[2], dense_mask(layout), 0.25)
+    torch.testing.assert_close(out, expected.float(), rtol=1e-5, atol=1e-5)
+    direction = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
+    out.backward(direction)
+    expected.backward(direction.double())
+    for mine, theirs in zip(ours, reference, strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_equal_text_documents_need_no_gather() -> None:
+    layout = PackedLayout(np.array([0, 32]), np.array([32, 32]), np.zeros((0, 2), dtype=np.int64))
+    buckets = per_document.prepare(layout, torch.device("cpu"))
+    assert [b.index for b in buckets] == [None]
+    q, k, v = tensors(64, 2, 2)
+    expected = naive(q, k, v, dense_mask(layout), 0.25)
+    torch.testing.assert_close(per_document.attend(q, k, v, buckets, 0.25), expected.float(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_flex_mask_is_the_rule(seed: int) -> None:
+    layout = random_layout(seed, 60, 25)
+    rule: Callable[..., Any] = flex.mask_rule(
+        torch.from_numpy(layout.document_of()), torch.from_numpy(layout.block_of())
+    )
+    index = torch.arange(60)
+    zero = torch.zeros((), dtype=torch.int64)
+    assert torch.equal(rule(zero, zero, index[:, None], index[None, :]), dense_mask(layout))
+
+
+@pytest.mark.parametrize("groups", [4, 2])
+def test_flex_equals_naive(groups: int) -> None:
+    """Forward only: torch has no CPU backward for FlexAttention; the GPU test below has both."""
+    layout = random_layout(3, 96, 40)
+    q, k, v = tensors(96, 4, groups)
+    out = flex.attend(q, k, v, flex.prepare(layout, torch.device("cpu")), 0.25)
+    torch.testing.assert_close(out, naive(q, k, v, dense_mask(layout), 0.25).float(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: FlexAttention's backward and its kernel")
+@pytest.mark.parametrize("groups", [4, 2])
+def test_flex_equals_naive_on_a_gpu_forward_and_backward(groups: int) -> None:
+    layout = random_layout(3, 512, 200)
+    ours = [t.cuda().requires_grad_() for t in tensors(512, 4, groups)]
+    reference = [t.requires_grad_() for t in tensors(512, 4, groups)]
+    out = flex.attend(ours[0], ours[1], ours[2], flex.prepare(layout, torch.device("cuda")), 0.25)
+    expected = naive(reference[0], reference[1], reference[2], dense_mask(layout), 0.25)
+    torch.testing.assert_close(out.cpu(), expected.float(), rtol=1e-3, atol=1e-3)
+    out.sum().backward()
+    expected.sum().backward()
+    for mine, theirs in zip(ours, reference, strict=True):
+        torch.testing.assert_close(mine.grad.cpu(), theirs.grad, rtol=1e-3, atol=1e-3)  # type: ignore[union-attr]
+
+
+def test_cost_follows_the_documents_not_the_row() -> None:
+    """The scores computed for many short documents are a small multiple of the sum of squares of their lengths."""
+    layout = random_layout(0, 4096, 64)
+    buckets = per_document.prepare(layout, torch.device("cpu"))
+    computed = sum(b.documents * b.length**2 for b in buckets)
+    needed = int((layout.document_lengths**2).sum())
+    assert computed < 1.6 * needed
+    assert computed < 0.03 * layout.tokens**2

@@ -1,0 +1,84 @@
+"""Prove a recipe's parallel layouts: each must give the loss and every gradient of one process.
+
+    python tools/verify_parallel.py --recipe examples/digits.py
+
+The recipe is shrunk to a toy of the same structure in fp32 and run over real collectives on this machine's CPU.
+Exits 1 when a layout is off; ``--inject-fault`` leaves out one collective to show that it would be noticed.
+"""
+
+import argparse
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from megatron_nmm.config.recipe_file import recipe_of
+from megatron_nmm.errors import NMMError
+from megatron_nmm.verify import compare, layouts
+from megatron_nmm.verify.faults import FAULTS
+from megatron_nmm.verify.workers import WorkerPool
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", required=True, help="Python file with a function recipe()")
+    parser.add_argument("--processes", type=int, default=4, help="largest layout to try (default 4)")
+    parser.add_argument(
+        "--tolerance", type=float, default=1e-5, help="largest relative error per tensor (default 1e-5)"
+    )
+    parser.add_argument("--inject-fault", choices=sorted(FAULTS), help="leave out one collective; must end red")
+    return parser.parse_args()
+
+
+def comparisons(options: argparse.Namespace, console: Console) -> list[compare.Comparison]:
+    """Every legal layout against one process."""
+    run = layouts.toy(recipe_of(options.recipe)())
+    legal = list(layouts.legal(run, options.processes))
+    with WorkerPool(options.processes) as pool:
+        state = compare.initial_state(pool, run)
+        reference = compare.reference_step(pool, run, state)
+        steps = track(legal, description="layouts", console=console, transient=True)
+        return [
+            compare.compare(reference, compare.step(pool, changed, layout, state, options.inject_fault), layout)
+            for layout, changed in steps
+        ]
+
+
+def table(results: list[compare.Comparison], tolerance: float) -> Table:
+    """One row a layout."""
+    out = Table("layout", "processes", "loss error", "worst gradient error", "in tensor", "verdict")
+    for result in results:
+        name, error = result.worst
+        verdict = "[green]equal[/]" if result.passes(tolerance) else "[red]DIFFERS[/]"
+        row = (result.layout.name, str(result.layout.processes), f"{result.loss_error:.1e}", f"{error:.1e}", name)
+        out.add_row(*row, verdict)
+    return out
+
+
+def main() -> int:
+    """Run, print, and say with the exit code whether all layouts agree."""
+    options, console, start = arguments(), Console(width=140), time.monotonic()
+    try:
+        results = comparisons(options, console)
+    except NMMError as error:
+        console.print(f"[red]{error}[/]")
+        return 2
+    console.print(table(results, options.tolerance))
+    wrong = [result.layout.name for result in results if not result.passes(options.tolerance)]
+    tensors = len(results[0].errors) if results else 0
+    seconds = time.monotonic() - start
+    if wrong or not results:
+        console.print(f"[red]{len(wrong)} of {len(results)} layouts differ from one process: {', '.join(wrong)}[/]")
+        return 1
+    console.print(
+        f"{len(results)} layouts equal one process: the loss and all {tensors} gradients within "
+        f"{options.tolerance:g} relative (fp32, {seconds:.0f} s)"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
