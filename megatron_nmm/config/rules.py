@@ -154,17 +154,6 @@ def batch_divides(run: RunConfig, world_size: int) -> Iterator[Fault]:
         )
 
 
-def distributed_optimizer_has_peers(run: RunConfig, world_size: int) -> Iterator[Fault]:
-    """Optimizer state is sharded over the data-parallel group, so that group needs two ranks."""
-    if run.parallel.distributed_optimizer and _data_size(run, world_size) == 1:
-        yield Fault(
-            "parallel.distributed_optimizer",
-            "parallel.distributed_optimizer true shards over the data-parallel group, whose size is 1 at a world size "
-            f"of {world_size}",
-            f"use parallel.distributed_optimizer false, or a world size of {2 * world_size}",
-        )
-
-
 def patches_tile_images(run: RunConfig, world_size: int) -> Iterator[Fault]:
     """A square image is a whole number of patches, one token each, and fits into one packed row."""
     size, patch, length = run.data.image_size, run.model.vision.patch, run.data.sequence_length
@@ -227,7 +216,6 @@ RULES: tuple[Rule, ...] = (
     Rule((*SHAPE, *LAYOUT, "model.layers"), world_holds_layout),
     Rule((*SHAPE, "parallel.sequence", "data.microbatch", "data.sequence_length"), sequence_parallel_splits_rows),
     Rule((*LAYOUT, "data.microbatch", "data.global_batch"), batch_divides),
-    Rule((*LAYOUT, "parallel.distributed_optimizer"), distributed_optimizer_has_peers),
     Rule(("data.image_size", "model.vision.patch", "data.sequence_length"), patches_tile_images),
     Rule(("steps", "schedule.warmup"), warmup_fits),
     Rule(("optim.weight_decay", "optim.decoupled"), decay_shrinks),

@@ -200,7 +200,7 @@ class RunConfig:
     """Where config.json, metrics, plots and checkpoints go."""
     steps: int = 1000
     seed: int = 1234
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "gpu"] = "auto"
     threads: int = 0
     """CPU threads per process; 0 = cores divided by the processes on this machine."""
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -6,7 +6,7 @@ import resource
 import torch
 
 from megatron_nmm.device import quiet
-from megatron_nmm.device.protocol import AttentionBackend
+from megatron_nmm.device.protocol import AttentionBackend, Elementwise
 
 
 class CpuDevice:
@@ -15,7 +15,7 @@ class CpuDevice:
     name = "cpu"
     backend = "gloo"
     attention_backend: AttentionBackend = "per_document"
-    fused_elementwise = False
+    elementwise: Elementwise = "few_passes"  # compiling would need a compiler on the user's machine
 
     def start(self, local_rank: int, local_size: int, threads: int) -> None:
         """Take ``threads`` threads (0 = cores / ``local_size``) and make megatron-core run here."""

@@ -5,16 +5,16 @@ import os
 import torch
 
 from megatron_nmm.device import quiet
-from megatron_nmm.device.protocol import AttentionBackend
+from megatron_nmm.device.protocol import AttentionBackend, Elementwise
 
 
 class CudaDevice:
     """The GPU of this rank."""
 
-    name = "cuda"
+    name = "gpu"
     backend = "nccl"
     attention_backend: AttentionBackend = "flex"
-    fused_elementwise = True
+    elementwise: Elementwise = "compiled"
 
     def __init__(self) -> None:
         self._index = 0

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 import torch
 
 AttentionBackend = Literal["per_document", "flex"]
+Elementwise = Literal["compiled", "few_passes"]
 
 
 class Device(Protocol):
@@ -19,8 +20,8 @@ class Device(Protocol):
     """torch.distributed backend of its collectives."""
     attention_backend: AttentionBackend
     """Which packed attention this device runs (models/attention)."""
-    fused_elementwise: bool
-    """Whether megatron-core's compiled elementwise fusions pay off here (they need a compiler at run time)."""
+    elementwise: Elementwise
+    """How norms and gates are computed: by kernels compiled for the device, or in few passes over memory."""
 
     def start(self, local_rank: int, local_size: int, threads: int) -> None:
         """Claim this rank's hardware: ``local_rank`` of ``local_size`` on this machine; ``threads`` 0 = fair share."""

@@ -14,9 +14,9 @@ def select(name: str = "auto") -> Device:
     Raises ConfigError when a GPU is asked for and none is visible.
     """
     visible = torch.cuda.is_available()
-    if name == "cuda" and not visible:
+    if name == "gpu" and not visible:
         raise ConfigError(
-            "device is cuda but torch sees no GPU on this machine; use device=cpu, or run `nvidia-smi` and check "
+            "device is gpu but torch sees no GPU on this machine; use device=cpu, or run `nvidia-smi` and check "
             f"that the driver fits torch {torch.__version__}"
         )
-    return CudaDevice() if name == "cuda" or (name == "auto" and visible) else CpuDevice()
+    return CudaDevice() if name == "gpu" or (name == "auto" and visible) else CpuDevice()

@@ -52,7 +52,7 @@ class NativeMultimodalModel(LanguageModule):
         layers = get_num_layers_to_build(config, pp_rank=world.pipeline_rank)
         self.decoder = TransformerBlock(
             config,
-            decoder_block(run.model, layers),
+            decoder_block(run.model, world.device.elementwise, layers),
             pre_process=self.pre_process,
             post_process=self.post_process,
             pg_collection=world.groups,

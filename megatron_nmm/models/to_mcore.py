@@ -18,7 +18,7 @@ def transformer_config(run: RunConfig, world: World) -> Any:
 
     model, parallel = run.model, run.parallel
     dtype = DTYPES[run.precision.dtype]
-    fused = world.device.fused_elementwise
+    compiled = world.device.elementwise == "compiled"
     config = TransformerConfig(
         # shape
         num_layers=model.layers,
@@ -51,8 +51,10 @@ def transformer_config(run: RunConfig, world: World) -> Any:
         # Gradients are sums over tokens, divided once by the global count of supervised tokens.
         calculate_per_token_loss=True,
         # megatron-core's elementwise fusions compile at run time and its fused wgrad needs apex.
-        bias_activation_fusion=fused,
-        bias_dropout_fusion=fused,
+        bias_activation_fusion=compiled,
+        bias_dropout_fusion=compiled,
+        # megatron-core's switch for an activation module of our own (models/spec.py).
+        use_te_activation_func=not compiled,
         gradient_accumulation_fusion=False,
     )
     config.finalize_model_grads_func = finalize_model_grads

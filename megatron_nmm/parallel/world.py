@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_nmm.config import ParallelConfig
+from megatron_nmm.device import seed as random_states
 from megatron_nmm.device.protocol import Device
 from megatron_nmm.errors import NMMError
 
@@ -48,7 +49,6 @@ class World:
         """``start`` for a process whose device is already started and whose place is given, not read."""
         from megatron.core import parallel_state
         from megatron.core.process_groups_config import ProcessGroupCollection
-        from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
         limit = timedelta(seconds=parallel.time_limit_s)
         dist.init_process_group(device.backend, init_method=init_method, rank=rank, world_size=size, timeout=limit)
@@ -57,8 +57,7 @@ class World:
             pipeline_model_parallel_size=parallel.pipeline,
             distributed_timeout_minutes=max(1, int(parallel.time_limit_s // 60)),
         )
-        torch.manual_seed(seed)
-        model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
+        random_states.start(seed)
         return World(device, parallel, rank, size, ProcessGroupCollection.use_mpu_process_groups())
 
     def close(self) -> None:

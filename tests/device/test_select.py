@@ -8,7 +8,7 @@ from megatron_nmm.errors import ConfigError
 
 
 def test_auto_takes_what_the_machine_has() -> None:
-    assert select("auto").name == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert select("auto").name == ("gpu" if torch.cuda.is_available() else "cpu")
 
 
 def test_cpu_can_always_be_asked_for() -> None:
@@ -20,4 +20,4 @@ def test_cpu_can_always_be_asked_for() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_missing_gpu_is_named() -> None:
     with pytest.raises(ConfigError, match=r"torch sees no GPU.*use device=cpu"):
-        select("cuda")
+        select("gpu")

@@ -1,103 +1,144 @@
 """Packed attention for the CPU: documents of similar length are computed together, each on its own square.
 
 Cost grows with the sum of squares of document lengths, not with T^2. Documents are sorted into buckets by length
-(rounded up to ``GRAIN``, so that at most GRAIN - 1 positions of a document are wasted) and every bucket is one call of
-scaled_dot_product_attention over [documents, heads, length, head width]. Text-only documents need no mask but the
-causal flag; documents with bidirectional image blocks carry a boolean mask of length x length each.
+(rounded up to ``GRAIN``, so that at most GRAIN - 1 positions of a document are wasted). All tokens are brought into
+bucket order by one row gather, every bucket is one call of blockwise.attention over [documents, heads, length, width],
+and one gather brings the results back. Text-only documents are causal squares; documents with bidirectional image
+blocks carry a boolean mask of length x length each.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 
-from megatron_nmm.models.attention.layout import PackedLayout
+from megatron_nmm.models.attention.blockwise import QueryBlock, attention, query_blocks
+from megatron_nmm.models.attention.layout import Ints, PackedLayout
 
 GRAIN = 8
 """Document lengths are rounded up to a multiple of this to form buckets."""
 
 
 @dataclass(frozen=True)
-class Bucket:
-    """n documents of at most L tokens."""
+class Order:
+    """From T flat positions to R >= T bucket slots and back; padding slots repeat a position of their document."""
 
-    index: torch.Tensor | None
-    """[n * L] flat positions, padding repeats a position of the document; None when the bucket is all of T in order."""
-    source: torch.Tensor | None
-    """[tokens] places in the [n * L] result that hold real tokens; None when every place does."""
-    target: torch.Tensor | None
-    """[tokens] flat positions those places go to."""
+    slots: torch.Tensor
+    """[R] flat position each slot reads."""
+    home: torch.Tensor
+    """[T] slot that holds each flat position."""
+    padding: torch.Tensor
+    """[R - T] slots that hold no token of their own."""
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """``documents`` documents of at most ``length`` tokens, side by side."""
+
     documents: int
     length: int
-    mask: torch.Tensor | None
-    """[n, 1, L, L] bool, None = causal."""
+    blocks: tuple[QueryBlock, ...]
+    """How its squares are cut for the kernel."""
 
 
-def prepare(layout: PackedLayout, device: torch.device) -> tuple[Bucket, ...]:
+@dataclass(frozen=True)
+class Buckets:
+    """What ``attend`` needs to know of a microbatch."""
+
+    order: Order | None
+    """None when the tokens already lie in bucket order."""
+    buckets: tuple[Bucket, ...]
+
+
+def prepare(layout: PackedLayout, device: torch.device) -> Buckets:
     """Sort the documents of ``layout`` into buckets; done once a microbatch, shared by every layer."""
     has_block = np.zeros(len(layout.document_lengths), dtype=bool)
     if len(layout.blocks):
         has_block[np.searchsorted(layout.document_starts, layout.blocks[:, 0], side="right") - 1] = True
+    count, length = len(layout.document_lengths), int(layout.document_lengths[0])
+    if (layout.document_lengths == length).all() and not has_block.any():
+        return Buckets(None, (Bucket(count, length, query_blocks(length, None)),))
     rounded = -(-layout.document_lengths // GRAIN) * GRAIN
-    uniform = (layout.document_lengths == layout.document_lengths[0]).all()
-    if uniform and not has_block.any():
-        count, length = len(layout.document_lengths), int(layout.document_lengths[0])
-        return (Bucket(None, None, None, count, length, None),)
     block_of = layout.block_of()
-    buckets = []
+    buckets, slots, real = [], [], []
     for length, masked in sorted(set(zip(rounded.tolist(), has_block.tolist(), strict=True))):
         chosen = np.flatnonzero((rounded == length) & (has_block == masked))
-        buckets.append(_bucket(layout, block_of, chosen, length, masked))
-    return tuple(buckets)
+        index, inside = _places(layout, chosen, length)
+        mask = _mask(block_of, index, inside) if masked else None
+        buckets.append(Bucket(len(chosen), length, query_blocks(length, mask)))
+        slots.append(index.reshape(-1))
+        real.append(inside.reshape(-1))
+    return Buckets(_order(np.concatenate(slots), np.concatenate(real)), tuple(buckets))
 
 
-def _bucket(layout: PackedLayout, block_of: np.ndarray, chosen: np.ndarray, length: int, masked: bool) -> Bucket:
-    """One bucket of the documents ``chosen``, padded to ``length``."""
-    starts, lengths = layout.document_starts[chosen], layout.document_lengths[chosen]
+def _places(layout: PackedLayout, chosen: Ints, length: int) -> tuple[Ints, np.ndarray]:
+    """[n, L] flat positions of the documents ``chosen``, and which of them are tokens rather than padding."""
     offset = np.arange(length)
-    real = offset[None, :] < lengths[:, None]
-    index = starts[:, None] + np.where(real, offset[None, :], 0)
-    mask = None
-    if masked:
-        # Padding stands after the real keys of its document: causality alone hides it from every real query.
-        owner = torch.from_numpy(np.where(real, block_of[index], -1))
-        same_block = (owner[:, :, None] == owner[:, None, :]) & (owner[:, :, None] >= 0)
-        mask = (torch.ones(length, length, dtype=torch.bool).tril() | same_block)[:, None]
-    return Bucket(
-        index=torch.from_numpy(index.reshape(-1)),
-        source=torch.from_numpy(np.flatnonzero(real)),
-        target=torch.from_numpy(index[real]),
-        documents=len(chosen),
-        length=length,
-        mask=mask,
-    )
+    inside = offset[None, :] < layout.document_lengths[chosen][:, None]
+    return layout.document_starts[chosen][:, None] + np.where(inside, offset[None, :], 0), inside
+
+
+def _mask(block_of: Ints, index: Ints, inside: np.ndarray) -> torch.Tensor:
+    """[n, 1, L, L]. Padding stands after the tokens of its document: causality alone hides it from all of them."""
+    owner = torch.from_numpy(np.where(inside, block_of[index], -1))
+    same_block = (owner[:, :, None] == owner[:, None, :]) & (owner[:, :, None] >= 0)
+    length = index.shape[1]
+    return (torch.ones(length, length, dtype=torch.bool).tril() | same_block)[:, None]
+
+
+def _order(slots: Ints, real: np.ndarray) -> Order:
+    home = np.empty(int(real.sum()), dtype=np.int64)
+    home[slots[real]] = np.flatnonzero(real)
+    return Order(torch.from_numpy(slots), torch.from_numpy(home), torch.from_numpy(np.flatnonzero(~real)))
 
 
 def attend(
-    query_THD: torch.Tensor, key_TGD: torch.Tensor, value_TGD: torch.Tensor, buckets: tuple[Bucket, ...], scale: float
+    query_THD: torch.Tensor, key_TGD: torch.Tensor, value_TGD: torch.Tensor, plan: Buckets, scale: float
 ) -> torch.Tensor:
     """Attention of T packed tokens: H query heads over G key/value heads of width D; returns [T, H * D]."""
-    grouped = query_THD.shape[1] != key_TGD.shape[1]
-    if len(buckets) == 1 and buckets[0].index is None:
-        return _bucket_attention(query_THD, key_TGD, value_TGD, buckets[0], scale, grouped)
-    parts, targets = [], []
-    for bucket in buckets:
-        assert bucket.index is not None and bucket.source is not None and bucket.target is not None
-        query, key, value = (t.index_select(0, bucket.index) for t in (query_THD, key_TGD, value_TGD))
-        out = _bucket_attention(query, key, value, bucket, scale, grouped)
-        parts.append(out.index_select(0, bucket.source))
-        targets.append(bucket.target)
-    order = torch.cat(targets).argsort()
-    return torch.cat(parts).index_select(0, order)
+    if plan.order is None:
+        return _bucket_attention(query_THD, key_TGD, value_TGD, plan.buckets[0], scale)
+    parts, first = [], 0
+    query, key, value = (_ToSlots.apply(t, plan.order) for t in (query_THD, key_TGD, value_TGD))
+    for bucket in plan.buckets:
+        rows = slice(first, first + bucket.documents * bucket.length)
+        parts.append(_bucket_attention(query[rows], key[rows], value[rows], bucket, scale))
+        first = rows.stop
+    out: torch.Tensor = _FromSlots.apply(torch.cat(parts), plan.order)
+    return out
 
 
 def _bucket_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bucket: Bucket, scale: float, grouped: bool
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bucket: Bucket, scale: float
 ) -> torch.Tensor:
     """[n * L, heads, D] each; returns [n * L, H * D]."""
     q, k, v = (t.unflatten(0, (bucket.documents, bucket.length)).transpose(1, 2) for t in (query, key, value))
-    out = scaled_dot_product_attention(
-        q, k, v, attn_mask=bucket.mask, is_causal=bucket.mask is None, scale=scale, enable_gqa=grouped
-    )
+    out = attention(q, k, v, bucket.blocks, scale)
     return out.transpose(1, 2).reshape(bucket.documents * bucket.length, -1)
+
+
+class _ToSlots(torch.autograd.Function):
+    """Gather rows into bucket order. Padding's gradient is zero, so the way back is a gather too, not a scatter-add."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, order: Order) -> torch.Tensor:
+        ctx.order = order
+        return x.index_select(0, order.slots)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return grads[0].index_select(0, ctx.order.home), None
+
+
+class _FromSlots(torch.autograd.Function):
+    """Gather rows back into flat order; padding slots receive no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, order: Order) -> torch.Tensor:
+        ctx.order = order
+        return x.index_select(0, order.home)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return grads[0].index_select(0, ctx.order.slots).index_fill_(0, ctx.order.padding, 0), None

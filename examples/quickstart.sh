@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# From a fresh clone to a model that reads digits: set-up, real data, training on two processes, answers, a plot.
+# Arguments go to the recipe: ./examples/quickstart.sh --set parallel.tensor=1   (data parallel 2)
+#                             ./examples/quickstart.sh --set parallel.tensor=1 --set parallel.pipeline=2
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# The work stands in a function so that bash has read all of it before the first command runs.
+main() {
+    local began=$SECONDS data=runs/digits/data run=runs/digits/run length=260 split kind
+    NMM_EXTRAS=examples source tools/setup_env.sh
+    say "set up in $((SECONDS - began)) s; everything below needs no network"
+
+    began=$SECONDS
+    if [[ ! -e $data/prepared ]]; then
+        python examples/data/digits.py "$data/raw"
+        python tools/train_tokenizer.py --input "$data"/raw/train/{caption,interleaved,text}.jsonl \
+            --vocabulary 384 --output "$data/tokenizer.model"
+        for split in train held_out; do
+            for kind in caption interleaved text; do
+                python tools/tokenise.py --input "$data/raw/$split/$kind.jsonl" --images "$data/raw" \
+                    --tokenizer "$data/tokenizer.model" --image-size 32 --patch 8 --source "$kind" \
+                    --output "$data/$split/$kind"
+                python tools/pack.py --corpus "$data/$split/$kind" --sequence-length "$length"
+            done
+        done
+        touch "$data/prepared"
+    fi
+    say "data ready in $((SECONDS - began)) s: $data"
+
+    began=$SECONDS
+    torchrun --nproc-per-node 2 examples/digits.py "$@"
+    say "trained in $((SECONDS - began)) s"
+
+    python examples/digits_answers.py --run "$run" --data "$data/raw"
+    python examples/summary.py "$run"
+    say "next, the same model by pipeline parallelism:"
+    echo "  torchrun --nproc-per-node 2 examples/digits.py --set parallel.tensor=1 --set parallel.pipeline=2 --set folder=runs/digits/pipeline"
+}
+
+say() { printf '\n[quickstart] %s\n' "$*"; }
+
+main "$@"

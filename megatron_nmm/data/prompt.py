@@ -1,0 +1,53 @@
+"""Turns prompts with images into a batch for generation and evaluation, worded exactly as training text is."""
+
+from collections.abc import Sequence
+
+from megatron_nmm.config.schema import RunConfig
+from megatron_nmm.data.batch import KINDS, Batch
+from megatron_nmm.data.collate import collate
+from megatron_nmm.data.compose import compose, segments
+from megatron_nmm.data.images import PillowDecoder
+from megatron_nmm.data.load import Loaded, image_patches, run_rule
+from megatron_nmm.data.tokens import Tokenizer
+from megatron_nmm.errors import DataError
+
+Prompt = tuple[str, Sequence[bytes]]
+"""Text with ``<image>`` markers, and the encoded bytes of each image."""
+
+
+def prompt_batch(run: RunConfig, tokenizer: Tokenizer, prompts: Sequence[Prompt], length: int | None = None) -> Batch:
+    """One row per prompt, one document each (no eos), padded to ``length`` (default ``data.sequence_length``) tokens.
+
+    ``document_starts[:, 1]`` is the length of each prompt. Raises DataError when markers and images differ in number,
+    an image cannot be decoded, or a prompt is empty or longer than the row.
+    """
+    row_length = run.data.sequence_length if length is None else length
+    rule, decoder = run_rule(run), PillowDecoder()
+    rows = []
+    for number, (text, images) in enumerate(prompts):
+        parts = segments(text)
+        if len(parts) != len(images) + 1:
+            raise DataError(
+                f"prompt {number} has {len(parts) - 1} <image> markers but {len(images)} images; "
+                "give one image for each marker"
+            )
+        try:
+            patches = tuple(image_patches(encoded, rule, decoder) for encoded in images)
+        except DataError as error:
+            raise DataError(f"prompt {number}: {error}") from error
+        grid = rule.grid(rule.image_size, rule.image_size)
+        tokens = compose(
+            [tokenizer.encode(part) for part in parts], [rule.tokens(grid)] * len(images), tokenizer, end=False
+        )
+        if not 0 < len(tokens) <= row_length:
+            raise DataError(
+                f"prompt {number} has {len(tokens)} tokens, a row holds 1 to {row_length}; "
+                "change the prompt or the length"
+            )
+        rows.append([Loaded(f"prompt-{number}", _kind(images), 0, tokens, patches, (grid,) * len(images))])
+    return collate(rows, row_length, tokenizer.image, tokenizer.pad, run.model.vision.patch_values)
+
+
+def _kind(images: Sequence[bytes]) -> int:
+    """A prompt is text without an image, a caption with one, interleaved with more."""
+    return KINDS.index(("text", "caption", "interleaved")[min(len(images), 2)])

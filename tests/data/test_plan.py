@@ -1,0 +1,114 @@
+"""A pack plan holds every sample that fits once, names the others, and belongs to one state of its corpus."""
+
+from pathlib import Path
+
+import pytest
+
+from megatron_nmm.data.corpus import Corpus
+from megatron_nmm.data.plan import PackSettings, Plan, plan_folder, write_plan
+from megatron_nmm.data.tables import read_table
+from megatron_nmm.data.tokenise import tokenise
+from megatron_nmm.errors import DataError
+from tests.data.corpora import corpus, mixed_records, quiet, record, settings, write_jsonl
+
+
+def _samples(plan: Plan) -> list[int]:
+    return [sample for number in range(len(plan)) for sample in plan.samples(number)]
+
+
+def test_every_sample_once_and_no_pack_too_long(tmp_path: Path) -> None:
+    folder = corpus(tmp_path, "c", mixed_records(100), length=40)
+    opened = Corpus(folder)
+    plan = Plan(plan_folder(folder, 40), opened.fingerprint, 40)
+    assert sorted(_samples(plan)) == list(range(100))
+    rows = read_table(folder / "plan-40" / "plan.parquet").to_pylist()
+    for number, row in enumerate(rows):
+        assert row["samples"] == plan.samples(number)
+        assert row["tokens"] == sum(len(opened.sample(sample).tokens) for sample in row["samples"]) <= 40
+        assert row["patches"] == sum(4 * len(opened.sample(sample).images) for sample in row["samples"])
+    report = plan.report
+    assert report["packed"] == 100 and report["packs"] == len(rows) and report["rejected"] == 0
+    assert report["lower_bound"] <= len(rows)
+    assert report["fill"] == pytest.approx(sum(row["tokens"] for row in rows) / (40 * len(rows)), abs=1e-6)
+    assert report["patches"]["max"] == max(row["patches"] for row in rows)
+
+
+def test_the_patch_limit_holds(tmp_path: Path) -> None:
+    folder = corpus(tmp_path, "c", mixed_records(60), length=64)
+    write_plan(folder, tmp_path / "plan", PackSettings(64, vision_patches=8))
+    rows = read_table(tmp_path / "plan" / "plan.parquet").to_pylist()
+    assert max(row["patches"] for row in rows) == 8
+    assert max(row["tokens"] for row in rows) > 40
+
+
+def test_same_seed_same_plan(tmp_path: Path) -> None:
+    folder = corpus(tmp_path, "c", mixed_records(60))
+    for name, seed in (("a", 1), ("b", 1), ("other", 2)):
+        write_plan(folder, tmp_path / name, PackSettings(32, seed=seed))
+    content = {name: (tmp_path / name / "plan.parquet").read_bytes() for name in ("a", "b", "other")}
+    assert content["a"] == content["b"] != content["other"]
+
+
+def test_neighbours_of_the_corpus_are_spread(tmp_path: Path) -> None:
+    folder = corpus(tmp_path, "c", [record(n, "text", words=4) for n in range(200)], length=40)
+    plan = Plan(folder / "plan-40", Corpus(folder).fingerprint, 40)
+    neighbours = sum(
+        1
+        for n in range(len(plan))
+        for a, b in zip(plan.samples(n), plan.samples(n)[1:], strict=False)
+        if abs(a - b) == 1
+    )
+    assert neighbours < 10
+
+
+def test_what_cannot_fit_is_named_with_its_remedy(tmp_path: Path) -> None:
+    long, images = record(0, "text", words=200), record(1, "interleaved", ["image-0.png"] * 3)
+    twice = [record(2, "text"), record(2, "text")]
+    folder = corpus(tmp_path, "c", [long, images, *twice])
+    report = write_plan(folder, tmp_path / "plan", PackSettings(32, vision_patches=8))
+    rejected = read_table(tmp_path / "plan" / "rejected.parquet").to_pylist()
+    assert [(row["id"], row["sample"]) for row in rejected] == [("text-0", 0), ("interleaved-1", 1), ("text-2", 3)]
+    length = len(Corpus(folder).sample(0).tokens)
+    assert f"{length} tokens do not fit a pack of 32; use --sequence-length {length} or more" in rejected[0]["reason"]
+    assert "12 patches do not fit a pack of 8; use --vision-patches 12 or more" in rejected[1]["reason"]
+    assert "the id stands earlier in the corpus already" in rejected[2]["reason"]
+    assert (report["packed"], report["rejected"]) == (1, 3)
+
+
+def test_a_corpus_of_which_nothing_fits_is_refused(tmp_path: Path) -> None:
+    folder = corpus(tmp_path, "c", [record(0, "text", words=20)], length=512)
+    with pytest.raises(DataError, match=r"no sample of .* can be packed: \d+ tokens do not fit a pack of 8"):
+        write_plan(folder, tmp_path / "plan", PackSettings(8))
+    assert not (tmp_path / "plan").exists()
+
+
+def test_an_empty_corpus_is_refused(tmp_path: Path) -> None:
+    tokenise([write_jsonl(tmp_path / "e.jsonl", [])], tmp_path / "e", settings(tmp_path), quiet)
+    assert len(Corpus(tmp_path / "e")) == 0
+    with pytest.raises(DataError, match=r"the corpus holds no samples; look into its rejected\.parquet"):
+        write_plan(tmp_path / "e", tmp_path / "e" / "plan-8", PackSettings(8))
+
+
+def test_a_plan_replaces_an_older_one(tmp_path: Path) -> None:
+    folder = corpus(tmp_path, "c", mixed_records(30))
+    write_plan(folder, folder / "plan-32", PackSettings(32, seed=9))
+    assert Plan(folder / "plan-32", Corpus(folder).fingerprint, 32).report["seed"] == 9
+    assert not list(folder.glob("plan-32.*"))
+
+
+def test_a_plan_of_something_else_is_refused(tmp_path: Path) -> None:
+    folder = corpus(tmp_path, "c", mixed_records(30))
+    fingerprint = Corpus(folder).fingerprint
+    with pytest.raises(
+        DataError, match=r"report\.json does not exist; make it with tools/pack\.py --sequence-length 64"
+    ):
+        Plan(folder / "plan-64", fingerprint, 64)
+    with pytest.raises(DataError, match=r"has packs of 32 tokens but data\.sequence_length is 64; set"):
+        Plan(folder / "plan-32", fingerprint, 64)
+    more = write_jsonl(tmp_path / "more.jsonl", [record(999, "text")])
+    tokenise([tmp_path / "c.jsonl", more], folder, settings(tmp_path, "c"), quiet)
+    with pytest.raises(DataError, match=r"was made for another state of its corpus; make it with tools/pack\.py"):
+        Plan(folder / "plan-32", Corpus(folder).fingerprint, 32)
+    (folder / "plan-32" / "plan.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"plan\.parquet is damaged"):
+        Plan(folder / "plan-32", fingerprint, 32)

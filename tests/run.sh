@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Runs everything a change must pass: set-up, lint, types, tests. Arguments go to pytest: ./tests/run.sh tests/data -k pack
+# Every stage runs even when an earlier one failed, so one run shows all there is to mend; the exit status is 1 then.
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+trap 'exit 130' INT
+
+began=$SECONDS
+NMM_EXTRAS=examples,bench,dev source tools/setup_env.sh || exit 1
+times="set-up $((SECONDS - began)) s"
+failed=""
+
+# stage NAME COMMAND...: runs the command, prints and keeps how long it took and whether it failed.
+stage() {
+    local name="$1" from=$SECONDS verdict="ok"
+    shift
+    printf '\n[tests] %s\n' "$name"
+    "$@" || { verdict="FAILED"; failed+="${failed:+, }$name"; }
+    printf '[tests] %s: %s, %s s\n' "$name" "$verdict" "$((SECONDS - from))"
+    times+=", $name $((SECONDS - from)) s"
+}
+
+lint() {
+    local status=0 scripts
+    mapfile -t scripts < <(find . -name '*.sh' -not -path './.venv/*' -not -path './build/*' -not -path './runs/*')
+    ruff format --check --quiet . || { status=1; echo "ruff format changes the files above; run: ruff format ."; }
+    ruff check --quiet . || status=1
+    shellcheck --external-sources "${scripts[@]}" .ci/run || status=1
+    return "$status"
+}
+
+stage lint lint
+stage types mypy
+stage pytest python -m pytest "$@"
+
+if [[ -n "$failed" ]]; then
+    printf '\n[tests] FAILED: %s (%s)\n' "$failed" "$times"
+    exit 1
+fi
+printf '\n[tests] all passed (%s)\n' "$times"

@@ -1,0 +1,178 @@
+"""Training speed of one decoder shape here and in Hugging Face transformers, in the same run on the same machine.
+
+    python tools/bench_train.py                 # fp32 and bf16
+    python tools/bench_train.py --dtype bf16 --rounds 9
+
+Shape: 8 layers, width 512, FFN 1536, 8 heads, vocabulary 8,192, 2 x 512 tokens a step; a step is forward, backward,
+clipping at 1.0 and AdamW. transformers runs its Qwen3 at its best plain settings: weights in the stated dtype, SDPA,
+fused AdamW. Ours keeps fp32 master weights and fp32 gradients in bf16 too. The two take turns, a round each, so that
+drift of the machine hits both; medians are printed. Needs the extra "bench" (pip install -e .[bench]).
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from megatron_nmm.config import DataConfig, ModelConfig, OptimConfig, PrecisionConfig, RunConfig
+from megatron_nmm.data.batch import Batch
+from megatron_nmm.device.select import select
+from megatron_nmm.models.accounting import attended_pairs, step_flops
+from megatron_nmm.parallel.world import World
+
+ROWS, LENGTH = 2, 512
+MODEL = ModelConfig(layers=8, width=512, ffn=1536, heads=8, vocabulary=8192)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PEAK_SIDE = 2048
+"""Side of the square product whose rate stands for the machine's peak."""
+
+Step = Callable[[], None]
+
+
+def tokens() -> torch.Tensor:
+    """[B, S + 1] random token ids."""
+    return torch.randint(0, MODEL.vocabulary, (ROWS, LENGTH + 1), generator=torch.Generator().manual_seed(0))
+
+
+def text_batch() -> Batch:
+    """``tokens`` as packed rows of one document each."""
+    ids = tokens()
+    empty = torch.zeros(0, dtype=torch.long)
+    zeros = torch.zeros(ROWS, LENGTH, dtype=torch.long)
+    return Batch(
+        tokens=ids[:, :-1],
+        labels=ids[:, 1:],
+        loss_weight=torch.ones(ROWS, LENGTH),
+        positions=torch.arange(LENGTH).repeat(ROWS, 1),
+        document_starts=torch.tensor([[0, LENGTH]], dtype=torch.int32).repeat(ROWS, 1),
+        modality=zeros,
+        image_blocks=empty.view(0, 3),
+        patches=torch.zeros(0, MODEL.vision.patch_values),
+        grids=empty.view(0, 2),
+        patch_targets=empty,
+        source=zeros,
+        kind=zeros,
+        sample_ids=((),) * ROWS,
+    )
+
+
+def our_step(dtype: str, world: World) -> Step:
+    """One training step of this package."""
+    from megatron_nmm.models.build import build
+    from megatron_nmm.parallel.schedule import forward_backward
+    from megatron_nmm.train.optim import Optimizer
+
+    run = RunConfig(
+        model=MODEL,
+        precision=PrecisionConfig("bf16" if dtype == "bf16" else "fp32"),
+        data=DataConfig(sequence_length=LENGTH, microbatch=ROWS, global_batch=ROWS),
+        optim=OptimConfig(learning_rate=1e-4),
+    )
+    model = build(run, world)
+    optimizer = Optimizer(run, model, world)
+    batch = text_batch()
+
+    def step() -> None:
+        forward_backward(model, [batch], world)
+        optimizer.step(100)
+
+    return step
+
+
+def their_step(dtype: str) -> Step:
+    """One training step of transformers' Qwen3 of the same shape."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        vocab_size=MODEL.vocabulary,
+        hidden_size=MODEL.width,
+        intermediate_size=MODEL.ffn_width,
+        num_hidden_layers=MODEL.layers,
+        num_attention_heads=MODEL.heads,
+        num_key_value_heads=MODEL.kv_heads,
+        head_dim=MODEL.head_width,
+        tie_word_embeddings=False,
+        attn_implementation="sdpa",
+        use_cache=False,
+    )
+    model = Qwen3ForCausalLM(config).to(DTYPES[dtype])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    ids = tokens()[:, :-1]
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        model(input_ids=ids, labels=ids).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    return step
+
+
+def peak_flops(dtype: str) -> Step:
+    """One large square matrix product, the measure of what the machine can do."""
+    a, b = (torch.randn(PEAK_SIDE, PEAK_SIDE).to(DTYPES[dtype]) for _ in range(2))
+
+    def step() -> None:
+        torch.mm(a, b)
+
+    return step
+
+
+def seconds(step: Step) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def measure(dtype: str, rounds: int, world: World, console: Console) -> dict[str, float]:
+    """Median seconds of each contender, taking turns."""
+    contenders = {"ours": our_step(dtype, world), "transformers": their_step(dtype), "peak": peak_flops(dtype)}
+    for step in contenders.values():
+        step()
+        step()
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in track(range(rounds), description=dtype, console=console, transient=True):
+        for name, step in contenders.items():
+            times[name].append(seconds(step))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def main() -> int:
+    """Measure, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dtype", choices=sorted(DTYPES), action="append", help="default: both")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each contender (default 7)")
+    options = parser.parse_args()
+    console = Console(width=120)
+    world = World.start(RunConfig().parallel, select("cpu"), seed=1)
+    flops = step_flops(MODEL, ROWS * LENGTH, ROWS * attended_pairs([LENGTH], [], "causal"), 0, ROWS * LENGTH).total
+    table = Table(
+        "dtype", "transformers tok/s", "ours tok/s", "ours / transformers", "peak GFLOP/s", "ours, share of peak"
+    )
+    for dtype in options.dtype or ["fp32", "bf16"]:
+        median = measure(dtype, options.rounds, world, console)
+        rates = {name: ROWS * LENGTH / median[name] for name in ("transformers", "ours")}
+        peak = 2 * PEAK_SIDE**3 / median["peak"]
+        table.add_row(
+            dtype,
+            f"{rates['transformers']:,.0f}",
+            f"{rates['ours']:,.0f}",
+            f"{rates['ours'] / rates['transformers']:.2f}",
+            f"{peak / 1e9:,.0f}",
+            f"{flops / median['ours'] / peak:.0%}",
+        )
+    console.print(f"{torch.get_num_threads()} threads, dense decoder, {ROWS} x {LENGTH} tokens a step")
+    console.print(table)
+    world.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
