@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from megatron_nmm.config import ParallelConfig, RunConfig
@@ -103,6 +104,20 @@ def report(asked: dict[str, list[Question]], said: dict[str, list[str]]) -> None
         print(f'  "{question.prompt}" -> "{text}" (truth: {question.answer})')
 
 
+def where(folder: Path, sheet: Path) -> None:
+    """Speed of the run and where everything it wrote is."""
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rates = [r["tokens_per_second"] for r in records if r["event"] == "step"]
+    print(f"training speed: {median(rates):,.0f} tokens/s (median step)")
+    for label, path in (
+        ("checkpoint", folder / "checkpoints" / (folder / "checkpoints" / "latest").read_text().strip()),
+        ("metrics", folder / "metrics.jsonl"),
+        ("loss plot", folder / "loss.png"),
+        ("answers", sheet),
+    ):
+        print(f"{label:>12}: {path}")
+
+
 def main() -> int:
     """Answer, count, print, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -120,7 +135,7 @@ def main() -> int:
     report(asked, said)
     sheet = options.run / "answers.png"
     draw(asked["interleaved"], said["interleaved"], sheet)
-    print(f"answers drawn in {sheet}")
+    where(options.run, sheet)
     return 0
 
 

@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # The work stands in a function so that bash has read all of it before the first command runs.
 main() {
     local began=$SECONDS data=runs/digits/data run=runs/digits/run length=260 split kind
-    NMM_EXTRAS=examples source tools/setup_env.sh
+    NMM_EXTRAS=examples source tools/setup_env.sh || exit 1
     say "set up in $((SECONDS - began)) s; everything below needs no network"
 
     began=$SECONDS
@@ -34,7 +34,6 @@ main() {
     say "trained in $((SECONDS - began)) s"
 
     python examples/digits_answers.py --run "$run" --data "$data/raw"
-    python examples/summary.py "$run"
     say "next, the same model by pipeline parallelism:"
     echo "  torchrun --nproc-per-node 2 examples/digits.py --set parallel.tensor=1 --set parallel.pipeline=2 --set folder=runs/digits/pipeline"
 }

@@ -15,6 +15,7 @@ class CpuDevice:
     name = "cpu"
     backend = "gloo"
     attention_backend: AttentionBackend = "per_document"
+    fused_weight_gradient = True
     elementwise: Elementwise = "few_passes"  # compiling would need a compiler on the user's machine
 
     def start(self, local_rank: int, local_size: int, threads: int) -> None:

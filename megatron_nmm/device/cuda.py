@@ -1,6 +1,7 @@
 """One NVIDIA GPU as a training device: collectives over NCCL, megatron-core as it comes."""
 
 import os
+from importlib.util import find_spec
 
 import torch
 
@@ -14,6 +15,7 @@ class CudaDevice:
     name = "gpu"
     backend = "nccl"
     attention_backend: AttentionBackend = "flex"
+    fused_weight_gradient = find_spec("fused_weight_gradient_mlp_cuda") is not None  # part of apex
     elementwise: Elementwise = "compiled"
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -44,6 +44,9 @@ ENGINE_MODULES = (
 
 FACTORIES = ("tensor", "as_tensor", "zeros", "ones", "empty", "full", "arange", "rand", "randn", "randint")
 """torch functions that megatron-core calls with a literal ``device="cuda"``."""
+
+WEIGHT_SLICE = 1 << 18
+"""Weight gradient elements computed at a time: half a megabyte in bf16."""
 
 
 class StreamOnCpu:
@@ -220,6 +223,27 @@ def patch_split_sizes(view: ModuleType) -> None:
     setattr(dispatcher, "maybe_move_tensor_to_cpu", to_host)
 
 
+def accumulate_weight_gradient(rows_in: torch.Tensor, rows_out: torch.Tensor, main_grad: torch.Tensor) -> None:
+    """main_grad += rows_out^T @ rows_in, in slices that stay in a core's cache on their way from bf16 to fp32.
+
+    ``rows_in`` [T, I] and ``rows_out`` [T, O] are a linear layer's input and output gradient, ``main_grad`` [O, I].
+    """
+    step = max(1, WEIGHT_SLICE // main_grad.shape[1])
+    for first in range(0, len(main_grad), step):
+        rows = slice(first, first + step)
+        main_grad[rows] += rows_out[:, rows].t() @ rows_in
+
+
+def patch_weight_gradient(view: ModuleType) -> None:
+    """Adding weight gradients straight into the fp32 buffer is a kernel of apex on GPUs; here it is the above."""
+    layers = importlib.import_module("megatron.core.tensor_parallel.layers")
+    kernels = SimpleNamespace(
+        wgrad_gemm_accum_fp32=accumulate_weight_gradient, wgrad_gemm_accum_fp16=accumulate_weight_gradient
+    )
+    setattr(layers, "fused_weight_gradient_mlp_cuda", kernels)
+    setattr(layers, "_grad_accum_fusion_available", True)
+
+
 @dataclass(frozen=True)
 class Patch:
     """One change, and the text in megatron-core that makes it necessary."""
@@ -239,6 +263,11 @@ PATCHES = (
     Patch(patch_rng_state, "megatron.core.tensor_parallel.random", "default_generators[idx]"),
     Patch(patch_tensor_type, "megatron.core.optimizer.clip_grads", "'torch.cuda.FloatTensor'"),
     Patch(patch_tensor_cuda, "megatron.core.models.common.language_module.language_module", "weight.data.cuda()"),
+    Patch(
+        patch_weight_gradient,
+        "megatron.core.tensor_parallel.layers",
+        "fused_weight_gradient_mlp_cuda.wgrad_gemm_accum_fp32",
+    ),
     Patch(patch_split_sizes, "megatron.core.transformer.moe.token_dispatcher", "maybe_move_tensor_to_cpu"),
 )
 

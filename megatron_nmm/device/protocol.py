@@ -23,6 +23,9 @@ class Device(Protocol):
     elementwise: Elementwise
     """How norms and gates are computed: by kernels compiled for the device, or in few passes over memory."""
 
+    fused_weight_gradient: bool
+    """Whether linear layers can add their weight gradient straight into the fp32 buffer."""
+
     def start(self, local_rank: int, local_size: int, threads: int) -> None:
         """Claim this rank's hardware: ``local_rank`` of ``local_size`` on this machine; ``threads`` 0 = fair share."""
 

@@ -50,12 +50,12 @@ def transformer_config(run: RunConfig, world: World) -> Any:
         bf16=dtype == torch.bfloat16,
         # Gradients are sums over tokens, divided once by the global count of supervised tokens.
         calculate_per_token_loss=True,
-        # megatron-core's elementwise fusions compile at run time and its fused wgrad needs apex.
+        # megatron-core's elementwise fusions compile at run time.
         bias_activation_fusion=compiled,
         bias_dropout_fusion=compiled,
         # megatron-core's switch for an activation module of our own (models/spec.py).
         use_te_activation_func=not compiled,
-        gradient_accumulation_fusion=False,
+        gradient_accumulation_fusion=world.device.fused_weight_gradient,
     )
     config.finalize_model_grads_func = finalize_model_grads
     return config

@@ -69,7 +69,7 @@ class _BlockwiseAttention(torch.autograd.Function):
         blocks: tuple[QueryBlock, ...],
         scale: float,
     ) -> torch.Tensor:
-        query = (query * scale).contiguous()
+        query = torch.mul(query, scale, out=torch.empty(query.shape, dtype=query.dtype, device=query.device))
         key, value = key.contiguous(), value.contiguous()
         out = torch.empty_like(query)
         kept = []

@@ -1,0 +1,1 @@
+"""Saving, verifying and resuming training state."""

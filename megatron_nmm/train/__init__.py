@@ -1,0 +1,1 @@
+"""The training run: loop, optimizer, schedule, journal, evaluation."""

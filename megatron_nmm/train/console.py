@@ -1,0 +1,113 @@
+"""What a run says on the console: one line a step above a progress bar, or now and then a plain line in a log file."""
+
+import sys
+import time
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from megatron_nmm.train.metrics import Record
+
+PLAIN_INTERVAL_S = 5.0
+"""Seconds between lines where nobody watches a bar: enough to see life, few enough to read afterwards."""
+
+UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+class Screen:
+    """Rank 0's console during a run of ``steps`` steps."""
+
+    def __init__(self, steps: int, console: Console | None = None) -> None:
+        self._steps = steps
+        self._console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+            refresh_per_second=2,  # drawing takes time from the step
+        )
+        self._shown = -PLAIN_INTERVAL_S
+        self._first: tuple[int, float] | None = None
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def start(self, step: int) -> None:
+        """Steps up to ``step`` were taken before."""
+        self._first = (step, time.monotonic())
+        self._task = self._progress.add_task("training", total=self._steps, completed=step)
+
+    def say(self, text: str) -> None:
+        """A line of its own, always shown."""
+        self._console.print(text, markup=False)
+
+    def step(self, record: Record) -> None:
+        """Show a step's line and move the bar."""
+        now = time.monotonic()
+        if self._console.is_terminal:
+            self._progress.update(self._task, completed=record["step"])
+            self.say(step_line(record, self._steps))
+        elif record["step"] == self._steps or now - self._shown >= PLAIN_INTERVAL_S:
+            self._shown = now
+            self.say(f"{step_line(record, self._steps)}  eta {self._eta(record['step'], now)}")
+
+    def _eta(self, step: int, now: float) -> str:
+        assert self._first is not None, "Screen.start comes before Screen.step"
+        first, started = self._first
+        per_step = (now - started) / max(1, step - first)
+        return str(timedelta(seconds=round(per_step * (self._steps - step))))
+
+
+def step_line(record: Record, steps: int) -> str:
+    """A step's record in one line."""
+    parts = [
+        f"step {record['step']:>{len(str(steps))}}/{steps}",
+        f"loss {number(record['loss'])} ({_losses(record['kinds'])})",
+        f"lr {record['learning_rate']:.2e}",
+        f"norm {number(record['grad_norm'])}",
+        f"{short(record['tokens_per_second'])} tok/s",
+        f"{short(record['image_tokens_per_second'])} img tok/s",
+        f"{short(record['flops_per_second'])} FLOP/s",
+        f"memory {short(record['memory_bytes'])}",
+        f"wait {100 * record['data_wait_s'] / record['seconds']:.0f}%",
+    ]
+    return "  ".join(parts if record["finite"] else [*parts, "gradients not finite: step skipped"])
+
+
+def validation_line(record: Record) -> str:
+    """A validation's record in one line."""
+    parts = f"loss {number(record['loss'])}, the mean of {_losses(record['sources'])}"
+    # Sources of one kind each already say what the kinds would say.
+    kinds = "" if set(record["sources"]) == set(record["kinds"]) else f"; by kind {_losses(record['kinds'])}"
+    return f"validation after step {record['step']}: {parts}{kinds}  {record['seconds']:.1f} s"
+
+
+def number(value: float | None) -> str:
+    """Four digits; "-" for what has no value."""
+    return "-" if value is None else f"{value:.4f}"
+
+
+def short(value: float) -> str:
+    """``12345`` as ``12.3k``."""
+    for size, name in UNITS:
+        if value >= size:
+            return f"{value / size:.3g}{name}"
+    return f"{value:.3g}"
+
+
+def _losses(parts: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {number(part['loss'])}" for name, part in parts.items())

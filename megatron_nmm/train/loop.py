@@ -1,0 +1,81 @@
+"""The training loop."""
+
+from pathlib import Path
+
+import torch
+
+from megatron_nmm.checkpoint.progress import Progress
+from megatron_nmm.checkpoint.resume import resume
+from megatron_nmm.checkpoint.save import SaveReport, save
+from megatron_nmm.config import RunConfig
+from megatron_nmm.config.io import to_dict
+from megatron_nmm.data.stream import Stream, stream
+from megatron_nmm.models.build import build
+from megatron_nmm.parallel.schedule import forward_backward
+from megatron_nmm.parallel.world import World
+from megatron_nmm.train.announce import announcement
+from megatron_nmm.train.cadence import due
+from megatron_nmm.train.evaluate import evaluate
+from megatron_nmm.train.journal import Journal
+from megatron_nmm.train.optim import Optimizer
+from megatron_nmm.train.run_folder import claim
+from megatron_nmm.train.stop import Stop
+
+
+def train(run: RunConfig, world: World) -> None:
+    """Train a native multimodal model from its last checkpoint to its last step, or until asked to stop. Collective."""
+    with (
+        claim(run, world),
+        Stop(world.any, speaks=world.is_main) as stop,
+        stream(run, world.data_rank, world.data_size) as data,
+        Journal(run, world) as journal,
+    ):
+        journal.say(announcement(run, world))
+        model = build(run, world)
+        optimizer = Optimizer(run, model, world)
+        start = continue_run(run, model, optimizer, data, journal, world)
+
+        for step in range(start + 1, run.steps + 1):
+            batches = data.next_step()
+            losses = forward_backward(model, batches, world, sources=len(data.source_names))
+            update = optimizer.step(step)
+            stopping = stop.requested()
+            journal.step(step, losses, update, batches, data, last=stopping)
+            if run.evaluate.sources and due(run.evaluate.every, step, run.steps):
+                journal.validation(step, evaluate(model, run, world))
+            if stopping or due(run.save.every, step, run.steps):
+                journal.saved(save_run(run, step, model, optimizer, data, journal, world))
+            if stopping:
+                journal.say(f"stopped after step {step}; start the same command again to continue from there")
+                break
+        journal.finish()
+
+
+def continue_run(
+    run: RunConfig, model: torch.nn.Module, optimizer: Optimizer, data: Stream, journal: Journal, world: World
+) -> int:
+    """Take up the newest intact checkpoint, if there is one; the step it was saved after, else 0. Collective."""
+    reached = resume(Path(run.folder), model, optimizer, world, journal.say)
+    step = 0
+    if reached is not None:
+        step = reached.step
+        data.seek(reached.consumed)
+        journal.say(f"continuing after step {step}, {reached.consumed:,} packs consumed")
+        if step >= run.steps:
+            journal.say(f"nothing to do: all {run.steps} steps are taken; --set steps=... takes more")
+    journal.start(step)
+    return step
+
+
+def save_run(
+    run: RunConfig,
+    step: int,
+    model: torch.nn.Module,
+    optimizer: Optimizer,
+    data: Stream,
+    journal: Journal,
+    world: World,
+) -> SaveReport:
+    """Save everything a run needs to continue after ``step``. Collective."""
+    reached = Progress(step, data.consumed, to_dict(run))
+    return save(Path(run.folder), step, model, optimizer, reached, world, run.save.keep, journal.say)

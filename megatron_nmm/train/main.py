@@ -1,0 +1,61 @@
+"""From the command line to a trained model: what every recipe calls under ``if __name__ == "__main__"``."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from megatron_nmm.config import RunConfig
+from megatron_nmm.config.command_line import FAULTY, parse
+from megatron_nmm.errors import ConfigError, NMMError
+
+
+def main(recipe: Callable[[], RunConfig], argv: Sequence[str] | None = None) -> None:
+    """Run ``recipe`` as the command line changes it, under torchrun or as one plain process.
+
+    An error a user can mend ends the process with its message and exit code 2, without a traceback. Torch is imported
+    only once there is something to run, so that ``--check`` answers at once.
+    """
+    run = parse(recipe, sys.argv[1:] if argv is None else argv)
+    if run is None:
+        return
+    try:
+        _require_launcher(run)
+        _train(run)
+    except NMMError as error:
+        if _first_to_say(str(error)):
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(FAULTY) from None
+
+
+def _train(run: RunConfig) -> None:
+    from megatron_nmm.device.select import select
+    from megatron_nmm.parallel.world import World
+
+    world = World.start(run.parallel, select(run.device), run.seed, run.threads)
+    # Modules of megatron-core come in with the loop; the device has to be ready for them.
+    from megatron_nmm.train.loop import train
+
+    train(run, world)
+    world.close()
+
+
+def _require_launcher(run: RunConfig) -> None:
+    """Raise ConfigError when one process was started for a layout of several: parse takes the layout's word for it."""
+    needed = run.parallel.tensor * run.parallel.pipeline
+    if needed > 1 and "WORLD_SIZE" not in os.environ:
+        raise ConfigError(
+            f"parallel.tensor {run.parallel.tensor} x parallel.pipeline {run.parallel.pipeline} needs {needed} "
+            f"processes, this is one; start it with: torchrun --nproc-per-node {needed} {' '.join(sys.argv)}"
+        )
+
+
+def _first_to_say(message: str) -> bool:
+    """Whether no other rank has printed ``message``: most errors are raised by all ranks alike, some by one alone."""
+    dist = sys.modules.get("torch.distributed")
+    if dist is None or not dist.is_initialized():
+        return True
+    try:
+        store = dist.distributed_c10d._get_default_store()
+        return bool(store.add(f"nmm-said/{message}", 1) == 1)
+    except RuntimeError:  # the store went down with the rank that held it: better twice than never
+        return True

@@ -1,0 +1,143 @@
+"""The optimizer step: clip the reduced gradients, move the fp32 weights with AdamW, hand them back to the model.
+
+megatron-core owns everything around the arithmetic: fp32 masters of bf16 weights, sharding over data ranks, the global
+gradient norm. Its factory would choose an Adam by what happens to be installed; here its optimizer classes are built
+directly around ``AdamW``, so every machine runs the same arithmetic and nothing is patched.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from megatron_nmm.config import OptimConfig, RunConfig
+from megatron_nmm.parallel.world import World
+from megatron_nmm.train.adamw import AdamW
+from megatron_nmm.train.optimizer_state import fill, sharded
+from megatron_nmm.train.schedule import rate
+
+CLIP_EPSILON = 1e-6
+"""Keeps the clip factor finite at a zero norm; megatron-core's and torch's value."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one optimizer step did."""
+
+    learning_rate: float
+    grad_norm: float
+    """Global norm before clipping."""
+    finite: bool
+    """False: the gradients held an infinity or NaN and the step was skipped, on every rank alike."""
+
+
+class Optimizer:
+    """AdamW over the parameters of this rank, inside megatron-core's optimizer of the run's precision and layout."""
+
+    def __init__(self, run: RunConfig, model: torch.nn.Module, world: World) -> None:
+        """``model`` is megatron-core's DistributedDataParallel around this rank's stage."""
+        self._run, self._world, self._model = run, world, model
+        self._adamw = AdamW(
+            parameter_groups(model),
+            lr=run.optim.learning_rate,
+            betas=(run.optim.beta1, run.optim.beta2),
+            eps=run.optim.epsilon,
+            weight_decay=0.0,
+        )
+        self._wrapped = _wrap(self._adamw, run, model, world)
+        # After wrapping: only now are the parameters to be stepped known (masters, shards).
+        self._adamw.allocate_state()
+
+    def step(self, step: int) -> Update:
+        """Take training step ``step`` (from 1) with the gradients in ``main_grad``; a non-finite norm skips it."""
+        learning_rate = rate(self._run.schedule, self._run.optim, self._run.steps, step)
+        self._wrapped.prepare_grads()
+        norm = float(self._wrapped.get_grad_norm())
+        finite = not self._world.any(not math.isfinite(norm))
+        if finite:
+            self._adamw.gradient_divisor = _clip_divisor(norm, self._run.optim.clip)
+            for group in self._adamw.param_groups:
+                group["lr"] = learning_rate
+                group["weight_decay"] = weight_decay(self._run.optim) if group["decay"] else 0.0
+            self._wrapped.step_with_ready_grads()
+        # A gradient left on a parameter would be added to by the next backward pass on top of main_grad.
+        self.zero_grad()
+        return Update(learning_rate, norm, finite)
+
+    def zero_grad(self) -> None:
+        """Drop every ``.grad``; the buffers behind ``main_grad`` are zeroed by forward_backward."""
+        self._wrapped.zero_grad()
+
+    def sharded_state_dict(self, model_sharded_state_dict: dict[str, Any], is_loading: bool = False) -> dict[str, Any]:
+        """The state in one form for every layout and precision (optimizer_state.py). Collective."""
+        return sharded(self._wrapped, self._model, model_sharded_state_dict, is_loading)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a loaded ``sharded_state_dict``; load the model's weights before."""
+        fill(self._wrapped, self._model, state)
+
+
+def parameter_groups(model: torch.nn.Module) -> list[dict[str, Any]]:
+    """Trainable parameters in two groups, with and without weight decay.
+
+    Norm weights and every other vector (1-D) do not decay; P1 does not say, and this is the field's habit.
+    """
+    trainable = [param for param in model.parameters() if param.requires_grad]
+    return [
+        {"params": [param for param in trainable if param.dim() > 1], "decay": True},
+        {"params": [param for param in trainable if param.dim() <= 1], "decay": False},
+    ]
+
+
+def weight_decay(optim: OptimConfig) -> float:
+    """The decay AdamW multiplies with the learning rate.
+
+    P1's fully decoupled form subtracts ``weight_decay * (learning rate / peak) * p``: the peak is divided out here.
+    """
+    return optim.weight_decay / optim.learning_rate if optim.decoupled else optim.weight_decay
+
+
+def _clip_divisor(norm: float, clip: float) -> float:
+    """What gradients of global norm ``norm`` are divided by to have norm ``clip`` at most; 1 when clip is 0 (off)."""
+    return max(1.0, (norm + CLIP_EPSILON) / clip) if clip > 0.0 else 1.0
+
+
+def _wrap(adamw: AdamW, run: RunConfig, model: torch.nn.Module, world: World) -> Any:
+    """megatron-core's optimizer for the run: sharded, with fp32 masters of bf16 weights, or plain fp32."""
+    from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+    from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params, FP32Optimizer
+    from megatron.core.optimizer.optimizer_config import OptimizerConfig
+
+    bf16, sharded_over_data = run.precision.dtype == "bf16", run.parallel.distributed_optimizer
+    config = OptimizerConfig(
+        optimizer="adam",
+        lr=run.optim.learning_rate,
+        bf16=bf16,
+        params_dtype=torch.bfloat16 if bf16 else torch.float32,
+        use_distributed_optimizer=sharded_over_data,
+        clip_grad=run.optim.clip,
+    )
+    if sharded_over_data:
+        wrapped = DistributedOptimizer(
+            adamw,
+            config,
+            None,  # no gradient scaler: neither fp32 nor bf16 needs one
+            AdamW.allocate_state,
+            [model],
+            {0: model.buffers},
+            world.groups.dp_cp,
+            None,  # a second group for a way of saving that we do not use
+            dist.get_rank(world.groups.mp),
+            0,
+        )
+    elif bf16:
+        wrapped = Float16OptimizerWithFloat16Params(adamw, config, None, AdamW.allocate_state)
+    else:
+        wrapped = FP32Optimizer(adamw, config, AdamW.allocate_state)
+    # Where squared norms are summed: a shard per data rank adds up over the whole job, else replicas hold the same.
+    wrapped.grad_stats_parallel_group = world.groups.intra_dist_opt if sharded_over_data else world.groups.mp
+    wrapped.tp_group = world.groups.tp
+    wrapped.expert_tp_group = world.groups.tp
+    return wrapped

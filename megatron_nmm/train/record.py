@@ -1,0 +1,87 @@
+"""What a step and a validation leave behind, as plain JSON values; parts that do not add up are refused here."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from megatron_nmm.data.batch import KINDS
+from megatron_nmm.parallel.losses import LossSums
+from megatron_nmm.train.evaluate import Validation
+from megatron_nmm.train.meter import Reading
+from megatron_nmm.train.metrics import Record
+from megatron_nmm.train.optim import Update
+
+TOLERANCE = 1e-6
+"""How far token-weighted parts may be from the total, relative to it."""
+
+
+def step_record(
+    step: int,
+    sums: LossSums,
+    sources: Sequence[str],
+    update: Update,
+    reading: Reading,
+    consumed: int,
+    elapsed_s: float,
+) -> Record:
+    """One line of metrics.jsonl for the steps since the line before; ``sums`` are over all of them."""
+    return {
+        "event": "step",
+        "step": step,
+        **loss_record(sums, sources),
+        "learning_rate": update.learning_rate,
+        "grad_norm": finite(update.grad_norm),
+        "finite": update.finite,
+        "tokens_per_second": reading.tokens_per_second,
+        "image_tokens_per_second": reading.image_tokens_per_second,
+        "flops_per_second": reading.flops_per_second,
+        "memory_bytes": reading.memory_bytes,
+        "data_wait_s": reading.data_wait_s,
+        "seconds": reading.seconds,
+        "consumed_packs": consumed,
+        "elapsed_s": elapsed_s,
+    }
+
+
+def validation_record(step: int, validation: Validation, elapsed_s: float) -> Record:
+    """One line of metrics.jsonl for a validation after ``step``; "loss" is the plain mean over sources."""
+    parts = loss_record(validation.sums, validation.sources)
+    record = {"event": "validation", "step": step, **parts, "loss": finite(validation.mean)}
+    return {**record, "seconds": validation.seconds, "elapsed_s": elapsed_s}
+
+
+def loss_record(sums: LossSums, sources: Sequence[str]) -> Record:
+    """Loss and supervised tokens: in total, by kind and by source. A part without tokens has loss None."""
+    loss, tokens = sums.loss, sums.tokens
+    total = float(loss.sum()), float(tokens.sum())
+    kinds = _parts(KINDS, loss.sum(1).tolist(), tokens.sum(1).tolist())
+    named = _parts(sources, loss.sum(0).tolist(), tokens.sum(0).tolist())
+    mean = _mean(*total)
+    for name, parts in (("kinds", kinds), ("sources", named)):
+        require_sum(name, parts, mean, total[1])
+    return {"loss": mean, "tokens": int(total[1]), "kinds": kinds, "sources": named}
+
+
+def require_sum(name: str, parts: Mapping[str, Record], mean: float | None, tokens: float) -> None:
+    """Assert that the token-weighted ``parts`` give the ``mean`` over ``tokens`` back; a diverged loss has no sum."""
+    if mean is None or any(part["loss"] is None and part["tokens"] for part in parts.values()):
+        return
+    summed = sum(part["loss"] * part["tokens"] for part in parts.values() if part["tokens"]) / tokens
+    counted = sum(part["tokens"] for part in parts.values())
+    assert counted == tokens, f"the {name} hold {counted} supervised tokens, the total {tokens:g}"
+    assert abs(summed - mean) <= TOLERANCE * max(1.0, abs(mean)), f"the {name} add up to loss {summed}, not {mean}"
+
+
+def finite(value: float) -> float | None:
+    """``value``, or None for nan and infinity, which JSON does not have."""
+    return value if math.isfinite(value) else None
+
+
+def _parts(names: Sequence[str], losses: Sequence[float], tokens: Sequence[float]) -> dict[str, Record]:
+    return {
+        name: {"loss": _mean(loss, count), "tokens": int(count)}
+        for name, loss, count in zip(names, losses, tokens, strict=True)
+    }
+
+
+def _mean(loss: float, tokens: float) -> float | None:
+    return finite(loss / tokens) if tokens else None

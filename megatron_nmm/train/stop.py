@@ -1,0 +1,70 @@
+"""A request to stop, by Ctrl-C or SIGTERM: all ranks agree on it between two steps; a second Ctrl-C ends at once."""
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+ASKS = (signal.SIGINT, signal.SIGTERM)
+AT_ONCE = 128 + signal.SIGINT
+"""Exit code after a second Ctrl-C, the one a shell gives."""
+
+
+class Stop:
+    """Catches the signals inside a ``with`` block of the main thread.
+
+    Python runs signal handlers between two of its instructions, and a rank that waits in a collective is in none. So
+    the bytes that the interpreter's own handler writes are read by a thread of ours: a second Ctrl-C ends a process
+    that hangs as well.
+    """
+
+    def __init__(self, agree: Callable[[bool], bool], *, speaks: bool = True) -> None:
+        """``agree`` is ``World.any``: whether the flag is set on at least one rank. One rank of a job ``speaks``."""
+        self._agree = agree
+        self._speaks = speaks
+        self._asked = threading.Event()
+        self._agreed = False
+
+    def __enter__(self) -> Self:
+        self._read, self._write = socket.socketpair()
+        self._write.setblocking(False)
+        self._listener = threading.Thread(target=self._listen, name="stop", daemon=True)
+        self._listener.start()
+        self._old_descriptor = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
+        self._old_handlers: dict[signal.Signals, Any] = {ask: signal.signal(ask, _let_the_thread_do_it) for ask in ASKS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for ask, handler in self._old_handlers.items():
+            signal.signal(ask, handler)
+        signal.set_wakeup_fd(self._old_descriptor)
+        self._write.close()  # the listener reads the end and returns
+        self._listener.join()
+        self._read.close()
+
+    def requested(self) -> bool:
+        """Whether any rank was asked to stop; the same answer on every rank. Call it once a step, on all of them."""
+        self._agreed = self._agreed or self._agree(self._asked.is_set())
+        return self._agreed
+
+    def _listen(self) -> None:
+        """Count signals until the block ends; each arrives as one byte, its number."""
+        interrupts = 0
+        while received := self._read.recv(1):
+            interrupts += received[0] == signal.SIGINT
+            if interrupts > 1:
+                os.write(2, b"\nstopped at once; training continues from the last checkpoint when started again\n")
+                os._exit(AT_ONCE)
+            if received[0] in ASKS and not self._asked.is_set():
+                self._asked.set()
+                if self._speaks:
+                    os.write(2, b"\nstopping after this step, with a checkpoint (Ctrl-C again: at once, without)\n")
+
+
+def _let_the_thread_do_it(number: int, frame: FrameType | None) -> None:
+    """A Python handler must be installed for the interpreter to write the byte; there is nothing left for it to do."""

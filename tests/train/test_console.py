@@ -1,0 +1,60 @@
+"""The console shows every step to a watcher, now and then a line to a log, and "-" where there is no value."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from megatron_nmm.train.console import Screen, short, step_line, validation_line
+from megatron_nmm.train.metrics import Record
+
+
+def _record(step: int, finite: bool = True) -> Record:
+    kinds = {"text": {"loss": None, "tokens": 0}, "caption": {"loss": 1.25, "tokens": 4}}
+    numbers = {"tokens_per_second": 12_345.0, "image_tokens_per_second": 0.0, "flops_per_second": 5.5e12}
+    rest = {"memory_bytes": 2_000_000_000, "data_wait_s": 0.1, "seconds": 0.4, "finite": finite}
+    return {"step": step, "loss": 1.25, "kinds": kinds, "learning_rate": 1.5e-3, "grad_norm": 0.5, **numbers, **rest}
+
+
+def test_step_line() -> None:
+    assert step_line(_record(7), 100) == (
+        "step   7/100  loss 1.2500 (text -, caption 1.2500)  lr 1.50e-03  norm 0.5000  12.3k tok/s  0 img tok/s  "
+        "5.5T FLOP/s  memory 2G  wait 25%"
+    )
+    assert step_line(_record(7, finite=False), 100).endswith("gradients not finite: step skipped")
+
+
+def test_validation_line_names_kinds_only_when_they_say_more() -> None:
+    part = {"loss": 0.5, "tokens": 3}
+    same: Record = {"step": 9, "loss": 0.5, "sources": {"text": part}, "kinds": {"text": part}, "seconds": 1.0}
+    assert validation_line(same) == "validation after step 9: loss 0.5000, the mean of text 0.5000  1.0 s"
+    assert "by kind text 0.5000" in validation_line({**same, "sources": {"web": part}})
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.0, "0"), (999.0, "999"), (1e3, "1k"), (2.344e9, "2.34G")])
+def test_short(value: float, text: str) -> None:
+    assert short(value) == text
+
+
+def _run(terminal: bool, steps: int) -> str:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, width=400, highlight=False, soft_wrap=True)
+    with Screen(steps, console) as screen:
+        screen.start(0)
+        for step in range(1, steps + 1):
+            screen.step(_record(step))
+        screen.say("a remark in [brackets]")
+    return out.getvalue()
+
+
+def test_a_watcher_sees_every_step_and_a_bar() -> None:
+    shown = _run(terminal=True, steps=5)
+    assert all(f"step {step}/5  " in shown for step in range(1, 6))
+    assert "eta" in shown
+
+
+def test_a_log_gets_the_first_and_the_last_step_of_a_fast_run_and_all_remarks() -> None:
+    lines = _run(terminal=False, steps=50).splitlines()
+    assert [line.split("  loss")[0] for line in lines[:2]] == ["step  1/50", "step 50/50"]
+    assert lines[1].endswith("eta 0:00:00")
+    assert lines[2:] == ["a remark in [brackets]"]

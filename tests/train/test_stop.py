@@ -1,0 +1,69 @@
+"""Signals ask for a stop that all ranks agree on; a second Ctrl-C ends a process at once, even one that hangs."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+
+from megatron_nmm.train.stop import Stop
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10.0
+    while not condition():
+        assert time.monotonic() < end, "the signal never arrived"
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("ask", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_a_request(ask: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
+    with Stop(lambda flag: flag) as stop:
+        assert not stop.requested()
+        os.kill(os.getpid(), ask)
+        _wait_for(stop.requested)
+        assert stop.requested()
+    assert "stopping after this step, with a checkpoint" in capfd.readouterr().err
+
+
+def test_another_ranks_request_counts_and_stays() -> None:
+    answers = iter([False, True])
+    with Stop(lambda flag: next(answers)) as stop:
+        assert [stop.requested() for _ in range(4)] == [False, True, True, True]
+
+
+def test_handlers_are_put_back() -> None:
+    before = [signal.getsignal(ask) for ask in (signal.SIGINT, signal.SIGTERM)]
+    with Stop(lambda flag: flag):
+        assert signal.getsignal(signal.SIGINT) is not before[0]
+    assert [signal.getsignal(ask) for ask in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+HANGING = """
+import threading
+from megatron_nmm.train.stop import Stop
+with Stop(lambda flag: flag):
+    print("ready", flush=True)
+    lock = threading.Lock()
+    lock.acquire()
+    while not lock.acquire(timeout=60):  # swallows nothing, returns nothing: a rank that waits for a lost one
+        pass
+"""
+
+
+def test_a_second_ctrl_c_ends_a_hanging_process() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HANGING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        process.stderr.readline()
+        assert process.stderr.readline().startswith("stopping after this step")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+        assert "stopped at once; training continues from the last checkpoint" in process.stderr.read()
