@@ -14,7 +14,6 @@ from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from megatron_nmm.config import ParallelConfig, RunConfig
 from megatron_nmm.config.io import load
@@ -48,14 +47,16 @@ def questions(data: Path, kind: str, most: int) -> list[Question]:
 
 def answers(run: RunConfig, folder: Path, asked: dict[str, list[Question]]) -> dict[str, list[str]]:
     """The model's first word after each prompt, by kind."""
-    from megatron_nmm.checkpoint.resume import load_weights
-    from megatron_nmm.data.tokens import Tokenizer
     from megatron_nmm.device.select import select
-    from megatron_nmm.generate.answer import answer
-    from megatron_nmm.models.build import build
     from megatron_nmm.parallel.world import World
 
     world = World.start(run.parallel, select(run.device), run.seed, run.threads)
+    # Modules of megatron-core come in with these; the device has to be ready for them.
+    from megatron_nmm.checkpoint.resume import load_weights
+    from megatron_nmm.data.tokens import Tokenizer
+    from megatron_nmm.generate.answer import answer
+    from megatron_nmm.models.build import build
+
     model = build(run, world)
     reached = load_weights(folder, model, world)
     print(f"checkpoint of step {reached.step} loaded into one process")
@@ -78,7 +79,7 @@ def draw(asked: list[Question], said: list[str], file: Path) -> None:
     from PIL import Image
 
     figure, axes = pyplot.subplots(SHEET_ROWS, SHEET_COLUMNS, figsize=(2.2 * SHEET_COLUMNS, 1.7 * SHEET_ROWS))
-    cells: Any = axes.flat
+    cells = list(axes.flat)
     for cell in cells:
         cell.axis("off")
     for cell, question, text in zip(cells, asked, said, strict=False):

@@ -20,7 +20,7 @@ main() {
         for split in train held_out; do
             for kind in caption interleaved text; do
                 python tools/tokenise.py --input "$data/raw/$split/$kind.jsonl" --images "$data/raw" \
-                    --tokenizer "$data/tokenizer.model" --image-size 32 --patch 8 --source "$kind" \
+                    --tokenizer "$data/tokenizer.model" --image-size 32 --patch 16 --source "$kind" \
                     --output "$data/$split/$kind"
                 python tools/pack.py --corpus "$data/$split/$kind" --sequence-length "$length"
             done
@@ -30,6 +30,7 @@ main() {
     say "data ready in $((SECONDS - began)) s: $data"
 
     began=$SECONDS
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # torchrun would set it too, with a warning; runs choose their own threads
     torchrun --nproc-per-node 2 examples/digits.py "$@"
     say "trained in $((SECONDS - began)) s"
 
