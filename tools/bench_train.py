@@ -5,15 +5,18 @@
 
 Shape: 8 layers, width 512, FFN 1536, 8 heads, vocabulary 8,192, 2 x 512 tokens a step; a step is forward, backward,
 clipping at 1.0 and AdamW. transformers runs its Qwen3 at its best plain settings: weights in the stated dtype, SDPA,
-fused AdamW. Ours keeps fp32 master weights and fp32 gradients in bf16 too. The two take turns, a round each, so that
-drift of the machine hits both; medians are printed. Needs the extra "bench" (pip install -e .[bench]).
+fused AdamW. Ours keeps fp32 master weights and fp32 gradients in bf16 too. Each has a process of its own, as its users
+run it; they take turns, a step each, so that drift of the machine hits both, and medians are printed. Needs the extra
+"bench" (pip install -e .[bench]).
 """
 
 import argparse
+import multiprocessing
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 
 import torch
 from rich.console import Console
@@ -31,6 +34,9 @@ MODEL = ModelConfig(layers=8, width=512, ffn=1536, heads=8, vocabulary=8192)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PEAK_SIDE = 2048
 """Side of the square product whose rate stands for the machine's peak."""
+
+CONTENDERS = ("ours", "transformers", "peak")
+WARM_UP = 2
 
 Step = Callable[[], None]
 
@@ -114,7 +120,7 @@ def their_step(dtype: str) -> Step:
     return step
 
 
-def peak_flops(dtype: str) -> Step:
+def peak_step(dtype: str) -> Step:
     """One large square matrix product, the measure of what the machine can do."""
     a, b = (torch.randn(PEAK_SIDE, PEAK_SIDE).to(DTYPES[dtype]) for _ in range(2))
 
@@ -124,23 +130,37 @@ def peak_flops(dtype: str) -> Step:
     return step
 
 
-def seconds(step: Step) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
+def serve(name: str, dtype: str, pipe: Connection) -> None:
+    """One contender's process: build its step, then time a call whenever asked."""
+    step: Step
+    if name == "ours":
+        step = our_step(dtype, World.start(RunConfig().parallel, select("cpu"), seed=1))
+    else:
+        step = their_step(dtype) if name == "transformers" else peak_step(dtype)
+    for _ in range(WARM_UP):
+        step()
+    pipe.send(torch.get_num_threads())
+    while pipe.recv():
+        start = time.perf_counter()
+        step()
+        pipe.send(time.perf_counter() - start)
 
 
-def measure(dtype: str, rounds: int, world: World, console: Console) -> dict[str, float]:
+def measure(dtype: str, rounds: int, console: Console) -> dict[str, float]:
     """Median seconds of each contender, taking turns."""
-    contenders = {"ours": our_step(dtype, world), "transformers": their_step(dtype), "peak": peak_flops(dtype)}
-    for step in contenders.values():
-        step()
-        step()
-    times: dict[str, list[float]] = {name: [] for name in contenders}
+    context = multiprocessing.get_context("spawn")
+    pipes: dict[str, Connection] = {}
+    for name in CONTENDERS:
+        pipes[name], there = context.Pipe()
+        context.Process(target=serve, args=(name, dtype, there), daemon=True).start()
+        assert pipes[name].recv() == torch.get_num_threads(), "the contenders must have the same threads"
+    times: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     for _ in track(range(rounds), description=dtype, console=console, transient=True):
-        for name, step in contenders.items():
-            times[name].append(seconds(step))
+        for name, pipe in pipes.items():
+            pipe.send(True)
+            times[name].append(pipe.recv())
+    for pipe in pipes.values():
+        pipe.send(False)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -151,13 +171,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7, help="turns of each contender (default 7)")
     options = parser.parse_args()
     console = Console(width=120)
-    world = World.start(RunConfig().parallel, select("cpu"), seed=1)
     flops = step_flops(MODEL, ROWS * LENGTH, ROWS * attended_pairs([LENGTH], [], "causal"), 0, ROWS * LENGTH).total
     table = Table(
         "dtype", "transformers tok/s", "ours tok/s", "ours / transformers", "peak GFLOP/s", "ours, share of peak"
     )
     for dtype in options.dtype or ["fp32", "bf16"]:
-        median = measure(dtype, options.rounds, world, console)
+        median = measure(dtype, options.rounds, console)
         rates = {name: ROWS * LENGTH / median[name] for name in ("transformers", "ours")}
         peak = 2 * PEAK_SIDE**3 / median["peak"]
         table.add_row(
@@ -170,7 +189,6 @@ def main() -> int:
         )
     console.print(f"{torch.get_num_threads()} threads, dense decoder, {ROWS} x {LENGTH} tokens a step")
     console.print(table)
-    world.close()
     return 0
 
 

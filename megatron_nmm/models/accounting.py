@@ -2,7 +2,7 @@
 
 Standard library only, so that a plan, a check or a plot can count without building a model.
 One multiply-add counts as two operations, as torch's FlopCounterMode counts it. Symbols: w width, h SwiGLU width,
-V vocabulary, T tokens, P patches. The paper (P1) is papers.md's Scaling Laws for Native Multimodal Models.
+V vocabulary, T tokens, P patches. P1 is "Scaling Laws for Native Multimodal Models" (arXiv 2504.07951).
 """
 
 from collections.abc import Callable, Sequence
@@ -149,7 +149,7 @@ def step_flops(model: ModelConfig, tokens: int, attended_pairs: int, patches: in
 
 
 def six_nd(model: ModelConfig, tokens: int) -> int:
-    """P1's estimate C = 6 N D of a training run over ``tokens`` (papers.md 1.2), N being ``Parameters.paper``."""
+    """P1's estimate C = 6 N D of a training run over ``tokens`` (section 2), N being ``Parameters.paper``."""
     return 6 * parameters(model).paper * tokens
 
 

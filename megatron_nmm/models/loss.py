@@ -50,5 +50,5 @@ class _TokenLosses(torch.autograd.Function):
         exponents, local, mine, total = ctx.saved_tensors
         grad = exponents.mul_((grads[0] / total).to(exponents.dtype)[:, None])
         at_label = torch.where(mine, -grads[0], 0.0).to(grad.dtype)
-        grad.scatter_add_(1, local[:, None], at_label[:, None])
+        grad[torch.arange(len(local), device=local.device), local] += at_label
         return grad, None, None

@@ -23,6 +23,7 @@ from megatron_nmm.data.batch import Batch
 from megatron_nmm.models.attention.core import AttentionPlan
 from megatron_nmm.models.loss import token_losses
 from megatron_nmm.models.patch_stem import PatchStem
+from megatron_nmm.models.rows import take_rows
 from megatron_nmm.models.spec import decoder_block
 from megatron_nmm.parallel.world import World
 
@@ -121,7 +122,7 @@ class NativeMultimodalModel(LanguageModule):
         device = self.world.device.torch_device
         supervised = batch.loss_weight.reshape(-1).nonzero().squeeze(1)
         labels = batch.labels.reshape(-1)[supervised].to(device)
-        rows = self._whole_rows(hidden).index_select(0, supervised.to(device))
+        rows = take_rows(self._whole_rows(hidden), supervised.to(device))
         return token_losses(self._scores(rows), labels, self.tp_group)
 
     def logits(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:

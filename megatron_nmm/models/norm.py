@@ -49,7 +49,8 @@ class _RMSNorm(torch.autograd.Function):
         normed = x * scale
         grad = grads[0].float() if x.dtype != torch.float32 else grads[0].clone()
         width = x.shape[-1]
-        grad_weight = torch.linalg.vecdot(grad.reshape(-1, width), normed.view(-1, width), dim=0).to(weight.dtype)
+        product = grad * normed
+        grad_weight = product.reshape(-1, width).sum(0).to(weight.dtype)
+        along = torch.matmul(product, weight.float()).mul_(-1 / width).unsqueeze(-1)
         grad.mul_(weight)
-        along = torch.linalg.vecdot(grad, normed).mul_(-1 / width).unsqueeze(-1)
         return grad.addcmul_(normed, along).mul_(scale).to(x.dtype), grad_weight, None

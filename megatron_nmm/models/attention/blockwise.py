@@ -60,6 +60,8 @@ def attention(
 
 
 class _BlockwiseAttention(torch.autograd.Function):
+    """Batches are N * H squares laid end to end; only the mask needs documents and heads apart."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -69,34 +71,33 @@ class _BlockwiseAttention(torch.autograd.Function):
         blocks: tuple[QueryBlock, ...],
         scale: float,
     ) -> torch.Tensor:
-        query = torch.mul(query, scale, out=torch.empty(query.shape, dtype=query.dtype, device=query.device))
-        key, value = key.contiguous(), value.contiguous()
-        out = torch.empty_like(query)
+        shape = query.shape
+        q = torch.mul(query, scale, out=query.new_empty(shape)).flatten(0, 1)
+        k, v = key.contiguous().flatten(0, 1), value.contiguous().flatten(0, 1)
+        out = torch.empty_like(q)
         kept = []
         for block in blocks:
-            scores = query[:, :, block.rows] @ key[:, :, : block.keys].transpose(2, 3)
-            scores[..., block.first :].masked_fill_(block.hidden, float("-inf"))
+            scores = torch.bmm(q[:, block.rows], k[:, : block.keys].transpose(1, 2))
+            scores.unflatten(0, shape[:2])[..., block.first :].masked_fill_(block.hidden, float("-inf"))
             probabilities = torch.softmax(scores, -1)
-            out[:, :, block.rows] = probabilities @ value[:, :, : block.keys]
+            torch.bmm(probabilities, v[:, : block.keys], out=out[:, block.rows])
             kept.append(probabilities)
-        ctx.save_for_backward(query, key, value, out, *kept)
-        ctx.blocks, ctx.scale = blocks, scale
-        return out
+        ctx.save_for_backward(q, k, v, out, *kept)
+        ctx.blocks, ctx.scale, ctx.shape = blocks, scale, shape
+        return out.view(shape)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None, None]:
-        query, key, value, out, *kept = ctx.saved_tensors
-        grad = grads[0].contiguous()
-        grad_query = torch.empty_like(query)
-        grad_key, grad_value = torch.zeros_like(key), torch.zeros_like(value)
+        q, k, v, out, *kept = ctx.saved_tensors
+        grad = grads[0].contiguous().flatten(0, 1)
+        grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         # The softmax's gradient needs sum(P * dP) of each row, which is sum(out * grad): L values instead of L x L.
-        row_sum = torch.linalg.vecdot(out.float(), grad.float()).to(query.dtype).unsqueeze(-1)
+        row_sum = torch.linalg.vecdot(out.float(), grad.float()).to(q.dtype).unsqueeze(-1)
         for block, probabilities in zip(ctx.blocks, kept, strict=True):
-            rows, keys = block.rows, block.keys
-            grad_rows = grad[:, :, rows]
-            grad_value[:, :, :keys] += probabilities.transpose(2, 3) @ grad_rows
-            grad_scores = grad_rows @ value[:, :, :keys].transpose(2, 3)
-            grad_scores.sub_(row_sum[:, :, rows]).mul_(probabilities)
-            grad_query[:, :, rows] = grad_scores @ key[:, :, :keys]
-            grad_key[:, :, :keys] += grad_scores.transpose(2, 3) @ query[:, :, rows]
-        return grad_query.mul_(ctx.scale), grad_key, grad_value, None, None
+            rows, keys = block.rows, slice(0, block.keys)
+            grad_v[:, keys].baddbmm_(probabilities.transpose(1, 2), grad[:, rows])
+            grad_scores = torch.bmm(grad[:, rows], v[:, keys].transpose(1, 2))
+            grad_scores.sub_(row_sum[:, rows]).mul_(probabilities)
+            torch.bmm(grad_scores, k[:, keys], out=grad_q[:, rows])
+            grad_k[:, keys].baddbmm_(grad_scores.transpose(1, 2), q[:, rows])
+        return grad_q.mul_(ctx.scale).view(ctx.shape), grad_k.view(ctx.shape), grad_v.view(ctx.shape), None, None
