@@ -32,11 +32,7 @@ MIXTURE = {"caption": 0.28, "interleaved": 0.7, "text": 0.02}
 
 def sources(split: str) -> tuple[SourceConfig, ...]:
     """The three corpora of ``split`` ("train" or "held_out")."""
-    plan = f"plan-{SEQUENCE_LENGTH}"
-    return tuple(
-        SourceConfig(corpus=f"{DATA}/{split}/{name}", plan=f"{DATA}/{split}/{name}/{plan}", weight=weight)
-        for name, weight in MIXTURE.items()
-    )
+    return tuple(SourceConfig(corpus=f"{DATA}/{split}/{name}", weight=weight) for name, weight in MIXTURE.items())
 
 
 def recipe() -> RunConfig:

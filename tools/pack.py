@@ -11,25 +11,24 @@ from typing import Any
 
 from rich.console import Console
 
+from megatron_nmm.config.arguments import positive
+from megatron_nmm.config.refusal import refuse
 from megatron_nmm.data.plan import PackSettings, plan_folder, write_plan
+from megatron_nmm.data.show import SHOWN_REJECTIONS, rejections
 from megatron_nmm.data.tables import read_table
 from megatron_nmm.errors import NMMError
-
-SHOWN_REJECTIONS = 5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write a pack plan and say how full the packs are."""
     arguments = _arguments(argv)
-    console = Console(stderr=True)
     folder = arguments.output or plan_folder(arguments.corpus, arguments.sequence_length)
     settings = PackSettings(arguments.sequence_length, arguments.vision_patches, arguments.seed)
     try:
-        with console.status(f"packing {arguments.corpus}"):
+        with Console(stderr=True).status(f"packing {arguments.corpus}"):
             report = write_plan(arguments.corpus, folder, settings)
     except NMMError as error:
-        console.print(f"pack: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        return 2
+        return refuse(error)
     _summarise(folder, report)
     return 0
 
@@ -41,30 +40,24 @@ def _summarise(folder: Path, report: dict[str, Any]) -> None:
         f"{report['fill']:.1%} full, {report['above_lower_bound']:.2%} above the lower bound, "
         f"patches p50 {report['patches']['p50']} p99 {report['patches']['p99']}, {report['rejected']:,} rejected"
     )
-    if report["rejected"]:
-        for row in read_table(folder / "rejected.parquet").slice(0, SHOWN_REJECTIONS).to_pylist():
-            print(f"  rejected {row['id']}: {row['reason']}")
-        if report["rejected"] > SHOWN_REJECTIONS:
-            print(f"  ... and {report['rejected'] - SHOWN_REJECTIONS:,} more in {folder}/rejected.parquet")
+    table = folder / "rejected.parquet"
+    rows = read_table(table).slice(0, SHOWN_REJECTIONS).to_pylist() if report["rejected"] else []
+    for line in rejections((f"{row['id']}: {row['reason']}" for row in rows), report["rejected"], str(table)):
+        print(line)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True, help="folder written by tools/tokenise.py")
-    parser.add_argument("--sequence-length", type=_positive, required=True, help="tokens of one packed row")
-    parser.add_argument("--vision-patches", type=_positive, help="most vision patches in a row (default: no limit)")
-    parser.add_argument("--seed", type=int, default=0, help="chooses who shares a row, and the order of rows")
     parser.add_argument(
-        "--output", type=Path, metavar="PLAN", help="plan folder (default: CORPUS/plan-SEQUENCE_LENGTH)"
+        "--sequence-length", type=positive, required=True, metavar="TOKENS", help="tokens of one packed row"
     )
+    parser.add_argument(
+        "--vision-patches", type=positive, metavar="PATCHES", help="most vision patches in a row (default: no limit)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="chooses who shares a row, and the order of rows")
+    parser.add_argument("--output", type=Path, metavar="PLAN", help="plan folder (default: CORPUS/plan-TOKENS)")
     return parser.parse_args(argv)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not above 0")
-    return value
 
 
 if __name__ == "__main__":

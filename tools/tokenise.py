@@ -9,22 +9,22 @@ rejected.parquet with their reason.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from megatron_nmm.config.arguments import positive
+from megatron_nmm.config.refusal import INTERRUPTED, refuse
 from megatron_nmm.data.rule import ImageRule
 from megatron_nmm.data.shard import Settings
-from megatron_nmm.data.show import Tell, reading
+from megatron_nmm.data.show import SHOWN_REJECTIONS, Tell, reading, rejections
 from megatron_nmm.data.tables import read_table
 from megatron_nmm.data.tokenise import tokenise
 from megatron_nmm.data.tokens import Tokenizer
-from megatron_nmm.errors import NMMError
-
-SHOWN_REJECTIONS = 5
+from megatron_nmm.errors import DataError, NMMError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,15 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             image_root=arguments.images or arguments.input[0].parent,
         )
         info = _tokenise(arguments, settings, console)
+        _summarise(arguments.output, info)
     except NMMError as error:
-        console.print(f"tokenise: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        return 2
+        return refuse(error)
     except KeyboardInterrupt:
-        console.print(
-            "tokenise: interrupted; finished inputs are kept, the same command continues", style="red", soft_wrap=True
-        )
-        return 130
-    _summarise(arguments.output, info)
+        print("interrupted; finished inputs are kept, the same command continues", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 
@@ -66,23 +63,27 @@ def _tokenise(arguments: argparse.Namespace, settings: Settings, console: Consol
 
 
 def _summarise(output: Path, info: dict[str, Any]) -> None:
-    """Counts, and the first rejections with their reasons."""
+    """Counts, and the first rejections with their reasons; DataError when nothing else is left."""
     counts = info["counts"]
     print(
         f"{output}: {counts['samples']:,} samples, {counts['tokens']:,} tokens "
         f"({counts.get('image_tokens', 0):,} image, {counts.get('supervised_tokens', 0):,} supervised), "
         f"{counts['images']:,} images, {counts['rejected']:,} rejected"
     )
-    shown = 0
+    for line in rejections(_rejected(output, info), counts["rejected"], f"{output}/shards/*/rejected.parquet"):
+        print(line)
+    if not counts["samples"]:
+        raise DataError(
+            f"{output} holds no sample; correct --images or the records, remove {output} and run the command again"
+        )
+
+
+def _rejected(output: Path, info: dict[str, Any]) -> Iterator[str]:
+    """The first rejections of every shard that has any."""
     for shard in info["shards"]:
-        table = output / shard["folder"] / "rejected.parquet"
-        for row in (
-            read_table(table).slice(0, SHOWN_REJECTIONS - shown).to_pylist() if shard["counts"]["rejected"] else []
-        ):
-            print(f"  rejected {row['where']} {row['id']}: {row['reason']}")
-            shown += 1
-    if counts["rejected"] > shown:
-        print(f"  ... and {counts['rejected'] - shown:,} more in {output}/shards/*/rejected.parquet")
+        if shard["counts"]["rejected"]:
+            for row in read_table(output / shard["folder"] / "rejected.parquet").slice(0, SHOWN_REJECTIONS).to_pylist():
+                yield f"{row['where']} {row['id']}: {row['reason']}"
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -95,10 +96,16 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--tokenizer", type=Path, required=True, metavar="MODEL", help="SentencePiece model")
     parser.add_argument(
-        "--image-size", type=int, default=224, help="side of the square images are resized to (default 224)"
+        "--image-size",
+        type=positive,
+        default=224,
+        metavar="PIXELS",
+        help="side of the square images are resized to (default 224)",
     )
-    parser.add_argument("--patch", type=int, default=14, help="side of a patch in pixels (default 14)")
-    parser.add_argument("--source", default="", help="name of the corpus in reports (default: the output folder's)")
+    parser.add_argument("--patch", type=positive, default=14, metavar="PIXELS", help="side of a patch (default 14)")
+    parser.add_argument(
+        "--source", default="", metavar="NAME", help="name of the corpus in reports (default: the output folder's)"
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="CORPUS", help="folder to write or continue")
     return parser.parse_args(argv)
 

@@ -14,8 +14,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from megatron_nmm.config.recipe_file import recipe_of
-from megatron_nmm.errors import NMMError
+from megatron_nmm.config.arguments import positive
+from megatron_nmm.config.recipe_file import run_of
+from megatron_nmm.config.refusal import refuse
+from megatron_nmm.errors import ConfigError, NMMError
 from megatron_nmm.verify import compare, layouts
 from megatron_nmm.verify.faults import FAULTS
 from megatron_nmm.verify.workers import WorkerPool
@@ -24,19 +26,27 @@ from megatron_nmm.verify.workers import WorkerPool
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", required=True, help="Python file with a function recipe()")
-    parser.add_argument("--processes", type=int, default=4, help="largest layout to try (default 4)")
+    parser.add_argument("--recipe", required=True, metavar="FILE", help="Python file with a function recipe()")
     parser.add_argument(
-        "--tolerance", type=float, default=1e-5, help="largest relative error per tensor (default 1e-5)"
+        "--processes", type=positive, default=4, metavar="N", help="largest layout to try (default 4, at least 2)"
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-5,
+        metavar="ERROR",
+        help="largest relative error per tensor (default 1e-5)",
     )
     parser.add_argument("--inject-fault", choices=sorted(FAULTS), help="leave out one collective; must end red")
     return parser.parse_args()
 
 
 def comparisons(options: argparse.Namespace, console: Console) -> list[compare.Comparison]:
-    """Every legal layout against one process."""
-    run = layouts.toy(recipe_of(options.recipe)())
+    """Every legal layout against one process; ConfigError when there is none."""
+    run = layouts.toy(run_of(options.recipe))
     legal = list(layouts.legal(run, options.processes))
+    if not legal:
+        raise ConfigError(f"no layout has at most --processes {options.processes}; use 2, or 4 to try all of them")
     with WorkerPool(options.processes) as pool:
         state = compare.initial_state(pool, run)
         reference = compare.reference_step(pool, run, state)
@@ -60,17 +70,16 @@ def table(results: list[compare.Comparison], tolerance: float) -> Table:
 
 def main() -> int:
     """Run, print, and say with the exit code whether all layouts agree."""
-    options, console, start = arguments(), Console(width=140), time.monotonic()
+    options, console, start = arguments(), Console(width=160), time.monotonic()
     try:
         results = comparisons(options, console)
     except NMMError as error:
-        console.print(f"[red]{error}[/]")
-        return 2
+        return refuse(error)
     console.print(table(results, options.tolerance))
     wrong = [result.layout.name for result in results if not result.passes(options.tolerance)]
-    tensors = len(results[0].errors) if results else 0
+    tensors = len(results[0].errors)
     seconds = time.monotonic() - start
-    if wrong or not results:
+    if wrong:
         console.print(f"[red]{len(wrong)} of {len(results)} layouts differ from one process: {', '.join(wrong)}[/]")
         return 1
     console.print(

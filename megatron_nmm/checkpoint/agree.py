@@ -24,7 +24,7 @@ def everywhere[T](world: World, what: str, work: Callable[[], T]) -> list[T]:
     """
     mine = _attempt(work)
     outcomes: list[tuple[T | None, tuple[str, int | None] | None]] = [mine] * world.size
-    with world.waiting(what):
+    with world.waiting(f"{what} on every rank"):
         dist.all_gather_object(outcomes, mine)
     for rank, (_, failure) in enumerate(outcomes):
         if failure is not None:
@@ -34,7 +34,7 @@ def everywhere[T](world: World, what: str, work: Callable[[], T]) -> list[T]:
 
 def on_main[T](world: World, what: str, work: Callable[[], T]) -> T:
     """Run ``work`` on rank 0 alone; its result, or its error as RankFailure, on every rank."""
-    value, failure = world.from_main(_attempt(work) if world.is_main else None)
+    value, failure = world.from_main(_attempt(work) if world.is_main else None, f"{what} on rank 0")
     if failure is not None:
         raise RankFailure(*failure)
     return value  # type: ignore[no-any-return]

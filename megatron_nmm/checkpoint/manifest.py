@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from megatron_nmm.checkpoint.durable import write_text
 from megatron_nmm.errors import CheckpointError
+from megatron_nmm.files import durable
 
 NAME = "manifest.json"
 FORMAT = 1
@@ -44,9 +44,8 @@ def seal(file: Path) -> Entry:
 def write(checkpoint: Path, manifest: Manifest) -> None:
     """Write the manifest into the folder it describes, durably."""
     files = {name: asdict(manifest.files[name]) for name in sorted(manifest.files)}
-    write_text(
-        checkpoint / NAME, json.dumps({"format": FORMAT, "step": manifest.step, "files": files}, indent=1) + "\n"
-    )
+    text = json.dumps({"format": FORMAT, "step": manifest.step, "files": files}, indent=1)
+    durable.write(checkpoint / NAME, f"{text}\n".encode())
 
 
 def read(checkpoint: Path) -> Manifest:

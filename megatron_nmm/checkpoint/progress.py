@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from megatron_nmm.checkpoint.durable import write_text
 from megatron_nmm.errors import CheckpointError
+from megatron_nmm.files import durable
 
 NAME = "progress.json"
 
@@ -29,7 +29,7 @@ class Progress:
 
 def write(checkpoint: Path, progress: Progress) -> None:
     """Write ``progress`` into a checkpoint folder, durably."""
-    write_text(checkpoint / NAME, json.dumps(asdict(progress), indent=1) + "\n")
+    durable.write(checkpoint / NAME, f"{json.dumps(asdict(progress), indent=1)}\n".encode())
 
 
 def read(checkpoint: Path) -> Progress:

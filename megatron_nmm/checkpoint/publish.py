@@ -20,7 +20,8 @@ import re
 import shutil
 from pathlib import Path
 
-from megatron_nmm.checkpoint.durable import sync_folder, write_text
+from megatron_nmm.files import durable
+from megatron_nmm.files.durable import sync_folder
 
 POINTER = "latest"
 WRITING, STEPPED_ASIDE, DELETING = ".tmp-", ".old-", ".gone-"
@@ -71,7 +72,7 @@ def commit(checkpoints: Path, step: int, keep: int) -> list[str]:
     """
     name = name_of(step)
     writing, final, aside = writing_place(checkpoints, step), checkpoints / name, checkpoints / (STEPPED_ASIDE + name)
-    write_text(checkpoints / (WRITING + POINTER), name + "\n")
+    durable.write(checkpoints / (WRITING + POINTER), f"{name}\n".encode())
     sync_folder(writing)
     if final.exists():
         final.rename(aside)

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from megatron_nmm.checkpoint import lock, manifest, progress, publish
+from megatron_nmm.checkpoint import manifest, progress, publish
 from megatron_nmm.checkpoint.agree import everywhere, on_main
 from megatron_nmm.checkpoint.manifest import Manifest
 from megatron_nmm.checkpoint.progress import Progress
@@ -15,6 +15,7 @@ from megatron_nmm.checkpoint.safety import require_harmless
 from megatron_nmm.checkpoint.save import CHECKPOINTS
 from megatron_nmm.checkpoint.state import Optimizer, Shapes, read, shapes, sharded, stored_shapes
 from megatron_nmm.errors import CheckpointError
+from megatron_nmm.files import lock
 from megatron_nmm.parallel.world import World
 
 SHOWN = 3

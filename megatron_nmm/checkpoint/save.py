@@ -12,12 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from megatron_nmm.checkpoint import lock, manifest, progress, publish
+from megatron_nmm.checkpoint import manifest, progress, publish
 from megatron_nmm.checkpoint.agree import RankFailure, everywhere, on_main
 from megatron_nmm.checkpoint.manifest import Entry, Manifest
 from megatron_nmm.checkpoint.progress import Progress
 from megatron_nmm.checkpoint.state import Optimizer, Shards, sharded
 from megatron_nmm.errors import CheckpointError
+from megatron_nmm.files import lock
 from megatron_nmm.parallel.world import World
 
 CHECKPOINTS = "checkpoints"

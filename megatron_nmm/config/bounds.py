@@ -62,7 +62,7 @@ BOUNDS: dict[str, Range] = {
     "data.global_batch": SIZE,
     "data.image_size": SIZE,
     "data.noise": ANY_COUNT,
-    "data.workers": SIZE,
+    "data.workers": ANY_COUNT,
     "data.train.*.weight": POSITIVE,
     "optim.learning_rate": POSITIVE,
     "optim.beta1": DECAY_RATE,

@@ -3,18 +3,15 @@
 import argparse
 import math
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from megatron_nmm.config.check import check, check_files
 from megatron_nmm.config.fault import config_error
 from megatron_nmm.config.io import load, to_json
 from megatron_nmm.config.overrides import apply
+from megatron_nmm.config.refusal import refuse
 from megatron_nmm.config.schema import RunConfig
 from megatron_nmm.errors import ConfigError, NMMError
-
-FAULTY = 2
-"""Exit code of a run that may not start."""
 
 
 def parse(recipe: Callable[[], RunConfig], argv: Sequence[str]) -> RunConfig | None:
@@ -34,9 +31,9 @@ def parse(recipe: Callable[[], RunConfig], argv: Sequence[str]) -> RunConfig | N
         if faults := (*check(run, world_size), *check_files(run)):
             raise config_error("the run cannot start", faults)
     except NMMError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(FAULTY) from None
+        # The other processes of this machine were given the same and find the same.
+        speaks = os.environ.get("LOCAL_RANK", "0") == "0"
+        raise SystemExit(refuse(error, speaks=speaks)) from None
     if options.check:
         print(summary(run, world_size))
         return None

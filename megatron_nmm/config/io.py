@@ -4,9 +4,7 @@ The file holds ``{"format_version": 1, "run": {...}}`` with every key of the tre
 defaults of the version that reads it. Floats round-trip exactly.
 """
 
-import contextlib
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from megatron_nmm.config.fault import config_error
 from megatron_nmm.config.schema import RunConfig
 from megatron_nmm.config.values import from_json, read_json
 from megatron_nmm.errors import ConfigError
+from megatron_nmm.files import durable
 
 FORMAT_VERSION = 1
 """Raised when a file of an earlier version can no longer be read."""
@@ -50,18 +49,10 @@ def save(run: RunConfig, path: str | Path) -> None:
     """Write ``run`` to ``path``, whole or not at all: an earlier file stays until the new one is on disk."""
     path = Path(path)
     text = to_json(run)
-    # One name per process: two ranks that save to one folder must not write into each other's file.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        durable.replace(path, text.encode())
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise ConfigError(
             f"{path} cannot be written: {error.strerror}; make room or choose a folder you may write, --set folder=PATH"
         ) from None

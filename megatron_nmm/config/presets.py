@@ -1,4 +1,4 @@
-"""P1's early-fusion sizes as a table (papers.md 1.3): only the width changes, the depth is 24 throughout."""
+"""P1's early-fusion sizes as a table (Table 6): only the width changes, the depth is 24 throughout."""
 
 from dataclasses import dataclass
 
@@ -40,8 +40,8 @@ def learning_rate(label: str) -> float:
     rate = _size(label).learning_rate
     if rate is None:
         raise ConfigError(
-            f"P1 reports no learning rate for its {label} model; choose one, at most the 3.354b model's "
-            f"{EARLY_FUSION['3.354b'].learning_rate}"
+            f"the paper behind the presets reports no learning rate for its {label} model; choose one, at most the "
+            f"3.354b model's {EARLY_FUSION['3.354b'].learning_rate}"
         )
     return rate
 

@@ -187,7 +187,7 @@ def decay_shrinks(run: RunConfig, world_size: int) -> Iterator[Fault]:
     decay = run.optim.weight_decay
     if run.optim.decoupled and decay >= 1:
         fact = f"optim.weight_decay {decay:g} with optim.decoupled true takes away the whole weight at every step"
-        yield Fault("optim.weight_decay", fact, "use optim.weight_decay with a value below 1, e.g. 0.0001 as P1")
+        yield Fault("optim.weight_decay", fact, "use optim.weight_decay with a value below 1, e.g. 0.0001")
 
 
 def name_is_a_word(run: RunConfig, world_size: int) -> Iterator[Fault]:

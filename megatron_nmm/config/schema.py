@@ -1,7 +1,8 @@
 """The configuration tree: frozen dataclasses, standard library only.
 
 A recipe is a Python function that returns one ``RunConfig``. Every field has a default that a laptop can run,
-so a recipe states only what makes it different. Derived values are properties, never fields.
+so a recipe states only what makes it different. Derived values are properties, never fields. P1 is "Scaling Laws for
+Native Multimodal Models" (arXiv 2504.07951), NaViL is arXiv 2510.08565.
 """
 
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The decoder and what feeds it (papers.md 1.2 for the defaults' origin: P1 section 2 and Table 6)."""
+    """The decoder and what feeds it; the defaults are P1's smallest model (section 2 and Table 6)."""
 
     layers: int = 24
     width: int = 800
@@ -114,6 +115,7 @@ class DataConfig:
     """Where batches come from."""
 
     train: tuple[SourceConfig, ...] = ()
+    """The training mixture."""
     tokenizer: str = ""
     """SentencePiece model file the corpora were tokenised with."""
     sequence_length: int = 1024
@@ -129,7 +131,7 @@ class DataConfig:
     noise: float = 0.0
     """Standard deviation of Gaussian noise added to normalised patches while training."""
     workers: int = 1
-    """Threads that read and decode ahead of the step."""
+    """Threads that read and decode ahead of the step; 0 = none, each step reads for itself and waits."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ class ScheduleConfig:
     kind: Literal["cooldown", "cosine", "constant"] = "cooldown"
     """cooldown: constant, then 1 - sqrt to 0 (P1); cosine; constant (NaViL)."""
     warmup: int | None = None
-    """Steps of linear warm-up; None = P1's rule from the run length (papers.md 1.4)."""
+    """Steps of linear warm-up; None = P1's rule from the run length (appendix A)."""
     cooldown: float = 0.2
     """Share of the run's steps spent cooling down."""
     floor: float = 0.0
@@ -178,6 +180,7 @@ class EvaluateConfig:
     every: int = 0
     """Steps between validations; 0 = only at the end."""
     sources: tuple[SourceConfig, ...] = ()
+    """Held-out corpora, each reported by itself; none = no validation. Their weights play no part."""
     packs: int = 64
     """Packed rows read from each held-out source; the same ones every time."""
 
@@ -196,11 +199,13 @@ class RunConfig:
     """One training run, complete: everything the command line can change stands in this tree."""
 
     name: str = "run"
+    """Title of plots and of the run's first line."""
     folder: str = "runs/run"
     """Where config.json, metrics, plots and checkpoints go."""
     steps: int = 1000
     seed: int = 1234
     device: Literal["auto", "cpu", "gpu"] = "auto"
+    """auto: a GPU where there is one, else the CPU."""
     threads: int = 0
     """CPU threads per process; 0 = cores divided by the processes on this machine."""
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -10,13 +10,10 @@ from typing import Any
 
 import torch
 
-PADDING_DOCUMENT = -1
-"""``document`` value of positions that hold no sample."""
-
 
 @dataclass(frozen=True)
 class Batch:
-    """Packed rows of one microbatch (design: contracts of the data plane)."""
+    """Packed rows of one microbatch."""
 
     tokens: torch.Tensor
     """[B, S] int64; the image placeholder id stands once per LLM image token."""
@@ -42,7 +39,7 @@ class Batch:
     source: torch.Tensor
     """[B, S] int64; index of the position's source in the mixture."""
     kind: torch.Tensor
-    """[B, S] int64; 0 text, 1 caption, 2 interleaved: the kind of the sample at this position."""
+    """[B, S] int64; index into ``records.KINDS`` of the sample at this position."""
     sample_ids: tuple[tuple[str, ...], ...]
     """Per row, the ids of its samples in order; what the ledger records."""
 
@@ -64,7 +61,3 @@ class Batch:
             if isinstance(getattr(self, f.name), torch.Tensor)
         }
         return replace(self, **moved)
-
-
-KINDS = ("text", "caption", "interleaved")
-"""Names behind ``Batch.kind``, in index order."""

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute
 
-from megatron_nmm.data.files import read_json
 from megatron_nmm.data.indexed import IndexedReader
-from megatron_nmm.data.records import KIND_NAMES
+from megatron_nmm.data.json_file import read_json
+from megatron_nmm.data.records import KINDS
 from megatron_nmm.data.rule import Grid, ImageRule, rule_from_json
 from megatron_nmm.data.tables import read_table
 from megatron_nmm.data.tokenise import CORPUS_FORMAT, CORPUS_VERSION
@@ -28,7 +28,7 @@ class Sample:
 
     id: str
     kind: int
-    """Index into ``batch.KINDS``."""
+    """Index into ``records.KINDS``."""
     tokens: npt.NDArray[np.int32]
     """[tokens], read-only view of tokens.bin."""
     images: tuple[tuple[int, int], ...]
@@ -161,5 +161,5 @@ def _chunk(column: pa.ChunkedArray, kind: pa.DataType) -> Any:
 
 def _kinds(column: pa.ChunkedArray) -> npt.NDArray[np.int8]:
     """[samples] index of each sample's kind."""
-    names = pa.array(KIND_NAMES)
+    names = pa.array(KINDS)
     return np.asarray(pyarrow.compute.index_in(column, value_set=names).to_numpy(), dtype=np.int8)

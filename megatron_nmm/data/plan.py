@@ -1,6 +1,6 @@
 """The pack plan of a corpus: which samples share a packed row, worked out once and written beside the corpus.
 
-``plan-<sequence_length>/{plan.parquet, rejected.parquet, report.json}``; the folder appears whole or not at all.
+``<corpus>/plan-<sequence_length>/{plan.parquet,rejected.parquet,report.json}``; the folder appears whole or not at all.
 """
 
 import os
@@ -14,14 +14,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from megatron_nmm.config.schema import SourceConfig
 from megatron_nmm.data.corpus import read_info
-from megatron_nmm.data.files import read_json, sync_folder, sync_tree, write_json
+from megatron_nmm.data.json_file import read_json, write_json
 from megatron_nmm.data.packing import Bins, Limits, lower_bound, pack
 from megatron_nmm.data.permutation import Permutation
 from megatron_nmm.data.tables import PLAN, PLAN_REJECTED, read_table
 from megatron_nmm.errors import DataError
+from megatron_nmm.files.durable import sync_files, sync_folder
 
 PLAN_VERSION = 1
+REPORT = "report.json"
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,19 @@ class _Sizes:
 
 
 def plan_folder(corpus: Path, sequence_length: int) -> Path:
-    """Where the plan of this packed length stands unless the run says otherwise."""
-    return corpus / f"plan-{sequence_length}"
+    """Where a run looks for the plan of this packed length unless it names another."""
+    return Path(SourceConfig(str(corpus)).plan_path(sequence_length))
 
 
 def write_plan(corpus: Path, folder: Path, settings: PackSettings) -> dict[str, Any]:
-    """Pack ``corpus`` into ``folder``, replacing an older plan there, and return the report."""
+    """Pack ``corpus`` into ``folder``, replacing an older plan there, and return the report.
+
+    Raises DataError when the corpus cannot be read, no sample fits, ``folder`` is something else than a plan, or the
+    disk refuses; an older plan is intact then.
+    """
     info = read_info(corpus)
+    if folder.exists() and not (folder / REPORT).is_file():
+        raise DataError(f"{folder} exists and is no pack plan; give another place, or remove it")
     sizes = _read_sizes(corpus, info)
     limits = Limits(settings.sequence_length, settings.vision_patches)
     rejected = _rejections(sizes, limits)
@@ -74,7 +83,7 @@ class Plan:
     def __init__(self, folder: Path, fingerprint: str, sequence_length: int) -> None:
         """Open ``folder``; raises DataError unless it was made from this corpus state for this packed length."""
         remedy = f"make it with tools/pack.py --sequence-length {sequence_length}"
-        self.report = read_json(folder / "report.json", remedy)
+        self.report = read_json(folder / REPORT, remedy)
         if self.report.get("version") != PLAN_VERSION:
             raise DataError(
                 f"pack plan {folder} has version {self.report.get('version')}, not {PLAN_VERSION}; {remedy}"
@@ -186,8 +195,8 @@ def _write_folder(folder: Path, bins: Bins, sizes: _Sizes, rejected: dict[int, s
         "reason": list(rejected.values()),
     }
     pq.write_table(pa.table(lost, schema=PLAN_REJECTED), partial / "rejected.parquet", compression="zstd")
-    write_json(partial / "report.json", report)
-    sync_tree(partial)
+    write_json(partial / REPORT, report)
+    sync_files(partial)
     if folder.exists():
         os.rename(folder, older)
     os.rename(partial, folder)

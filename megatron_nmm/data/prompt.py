@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 from megatron_nmm.config.schema import RunConfig
-from megatron_nmm.data.batch import KINDS, Batch
+from megatron_nmm.data.batch import Batch
 from megatron_nmm.data.collate import collate
 from megatron_nmm.data.compose import compose, segments
 from megatron_nmm.data.images import PillowDecoder
 from megatron_nmm.data.load import Loaded, image_patches, run_rule
+from megatron_nmm.data.records import KINDS
 from megatron_nmm.data.tokens import Tokenizer
 from megatron_nmm.errors import DataError
 
@@ -50,4 +51,5 @@ def prompt_batch(run: RunConfig, tokenizer: Tokenizer, prompts: Sequence[Prompt]
 
 def _kind(images: Sequence[bytes]) -> int:
     """A prompt is text without an image, a caption with one, interleaved with more."""
-    return KINDS.index(("text", "caption", "interleaved")[min(len(images), 2)])
+    with_images = "caption" if len(images) == 1 else "interleaved"
+    return KINDS.index(with_images if images else "text")

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 IMAGE_MARKER = "<image>"
-KIND_NAMES = ("text", "caption", "interleaved")
-"""Same order as ``batch.KINDS``, which this module does not import: batches need torch, tools do not."""
+KINDS = ("text", "caption", "interleaved")
+"""What a sample can be; ``Batch.kind`` and ``Sample.kind`` are indices into it."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ def _fault(values: dict[str, Any]) -> str:
             return f"field {key!r} holds half of a surrogate pair, which is no character"
     if not values["id"]:
         return "field 'id' is empty"
-    if values["kind"] not in KIND_NAMES:
-        return f"kind {values['kind']!r} is not one of {', '.join(KIND_NAMES)}"
+    if values["kind"] not in KINDS:
+        return f"kind {values['kind']!r} is not one of {', '.join(KINDS)}"
     images = values.get("images", [])
     if not isinstance(images, list) or not all(isinstance(i, str) and _encodable(i) for i in images):
         return "field 'images' is not a list of paths"

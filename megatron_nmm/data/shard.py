@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 
 from megatron_nmm.data.compose import compose, segments
-from megatron_nmm.data.files import sync_folder, sync_tree, write_json
 from megatron_nmm.data.images import MAX_BYTES, Size, read_size
 from megatron_nmm.data.indexed import IndexedWriter
+from megatron_nmm.data.json_file import write_json
 from megatron_nmm.data.records import Record, Rejection, read_jsonl
 from megatron_nmm.data.rule import ImageRule
 from megatron_nmm.data.tables import REJECTED, SAMPLES, TableWriter
 from megatron_nmm.data.tokens import Tokenizer
 from megatron_nmm.errors import DataError
+from megatron_nmm.files.durable import sync_files, sync_folder
 
 SHARD_VERSION = 1
 BATCH = 512
@@ -76,7 +77,7 @@ def write_shard(source_file: Path, folder: Path, settings: Settings, progress: P
         shutil.rmtree(partial, ignore_errors=True)
         raise
     manifest = _manifest(partial, source_file, settings, shard.counts)
-    sync_tree(partial)
+    sync_files(partial)
     write_json(partial / "shard.json", manifest)
     os.rename(partial, folder)
     sync_folder(folder.parent)

@@ -1,7 +1,8 @@
-"""A progress bar with time left over the bytes of one input file."""
+"""What a data tool shows: a progress bar over the bytes of one input file, and the first things it rejected."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
@@ -9,6 +10,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 Tell = Callable[[int, int], None]
 """Takes (bytes read, samples so far)."""
+SHOWN_REJECTIONS = 5
 
 
 @contextmanager
@@ -30,3 +32,11 @@ def reading(path: Path, console: Console) -> Iterator[Tell]:
 
         yield tell
         progress.update(task, completed=total)
+
+
+def rejections(lines: Iterable[str], total: int, where: str) -> Iterator[str]:
+    """The first ``lines``, one per rejected thing, and how many of ``total`` more stand in ``where``."""
+    for line in islice(lines, SHOWN_REJECTIONS):
+        yield f"  rejected {line}"
+    if total > SHOWN_REJECTIONS:
+        yield f"  ... and {total - SHOWN_REJECTIONS:,} more in {where}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from megatron_nmm.config.schema import RunConfig, SourceConfig
 from megatron_nmm.data.corpus import Corpus
 from megatron_nmm.data.load import run_rule
-from megatron_nmm.data.plan import Plan, plan_folder
+from megatron_nmm.data.plan import Plan
 from megatron_nmm.data.tokens import Tokenizer
 from megatron_nmm.errors import ConfigError
 
@@ -28,8 +28,8 @@ def open_sources(run: RunConfig, configs: Sequence[SourceConfig], tokenizer: Tok
     for config in configs:
         corpus = Corpus(config.corpus)
         corpus.require(tokenizer, rule)
-        folder = Path(config.plan) if config.plan else plan_folder(corpus.folder, run.data.sequence_length)
-        opened.append((corpus, Plan(folder, corpus.fingerprint, run.data.sequence_length)))
+        plan = Plan(Path(config.plan_path(run.data.sequence_length)), corpus.fingerprint, run.data.sequence_length)
+        opened.append((corpus, plan))
     names = _names([corpus.source for corpus, _ in opened])
     return tuple(Source(name, corpus, plan) for name, (corpus, plan) in zip(names, opened, strict=True))
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from megatron_nmm import __version__
-from megatron_nmm.data.files import only_writer, read_json, write_json
+from megatron_nmm.data.json_file import read_json, write_json
 from megatron_nmm.data.shard import SHARD_VERSION, Settings, input_identity, write_shard
 from megatron_nmm.errors import DataError
+from megatron_nmm.files.lock import hold
 
 CORPUS_FORMAT = "megatron_nmm corpus"
 CORPUS_VERSION = 1
@@ -26,15 +27,14 @@ Progress = Callable[[Path, int, int], None]
 def tokenise(inputs: Sequence[Path], output: Path, settings: Settings, progress: Progress) -> dict[str, Any]:
     """Write or continue the corpus ``output`` and return the content of its corpus.json.
 
-    Raises DataError when an input is missing, the output holds a corpus of another tokenizer, image rule or input,
-    another process writes there, or the disk refuses; finished shards are intact in every case.
+    Raises DataError when an input is missing, the output holds a corpus of another tokenizer, image rule or input, or
+    the disk refuses, and FolderInUse when another process writes there; finished shards are intact in every case.
     """
     missing = [str(path) for path in inputs if not path.is_file()]
     if missing:
         raise DataError(f"input {', '.join(missing)} does not exist; give paths of JSONL files")
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        with only_writer(output):
+        with hold(output):
             return _write(inputs, output, settings, progress)
     except OSError as error:
         raise DataError(

@@ -14,7 +14,7 @@ from PIL import Image
 from megatron_nmm.data.images import Pixels
 
 CROP_SCALE = (0.4, 1.0)
-"""Share of the image's area a training crop keeps (P1 section 2: RandomResizedCrop)."""
+"""Share of the image's area a training crop keeps (P1 appendix A: RandomResizedCrop)."""
 CROP_RATIO = (3 / 4, 4 / 3)
 """Width over height of a training crop."""
 _CROP_TRIES = 10

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from megatron_nmm.data.batch import KINDS, Batch
+from megatron_nmm.data.batch import Batch
+from megatron_nmm.data.records import KINDS
 
 
 @dataclass(frozen=True)

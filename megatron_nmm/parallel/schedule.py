@@ -22,22 +22,24 @@ def forward_backward(
     """Run ``batches`` (this rank's microbatches, all of one shape) and leave reduced gradients in ``main_grad``.
 
     Returns the loss sums of the whole global batch, equal on every rank. ``sources`` is how many sources the mixture
-    has. With ``forward_only`` no gradient is computed.
+    has. With ``forward_only`` no graph is built and gradients stay as they are.
     """
     from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 
     if not forward_only:
         model.zero_grad_buffer()  # type: ignore[operator]
-    sums: list[LossSums] = get_forward_backward_func()(
-        forward_step_func=_Forward(sources),
-        data_iterator=iter(batches),
-        model=model,
-        num_microbatches=len(batches),
-        seq_length=batches[0].rows * batches[0].sequence_length,
-        micro_batch_size=1,
-        forward_only=forward_only,
-        collect_non_loss_data=False,
-    )
+    # megatron-core's forward_only leaves out the backward pass, but still builds its graph.
+    with torch.set_grad_enabled(not forward_only):
+        sums: list[LossSums] = get_forward_backward_func()(
+            forward_step_func=_Forward(sources),
+            data_iterator=iter(batches),
+            model=model,
+            num_microbatches=len(batches),
+            seq_length=batches[0].rows * batches[0].sequence_length,
+            micro_batch_size=1,
+            forward_only=forward_only,
+            collect_non_loss_data=False,
+        )
     local = sum(sums, LossSums.zero(sources)) if world.is_last_stage else LossSums.zero(sources)
     return _over_all_ranks(local, world)
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from tempfile import mkdtemp
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ import torch.distributed as dist
 from megatron_nmm.config import ParallelConfig
 from megatron_nmm.device import seed as random_states
 from megatron_nmm.device.protocol import Device
-from megatron_nmm.errors import NMMError
+from megatron_nmm.errors import ConfigError, NMMError
 
 
 class RankTimeout(NMMError):
@@ -37,26 +36,41 @@ class World:
         """Join the job described by torchrun's environment (alone when there is none) and build every group.
 
         ``seed`` starts the model-parallel random states; ``threads`` is CPU threads per process, 0 = a fair share.
+        Raises ConfigError when the environment speaks of other processes and not of where to meet them.
         """
         rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", size))
         device.start(local_rank, local_size, threads)
-        init_method = "env://" if "MASTER_ADDR" in os.environ else f"file://{mkdtemp()}/store"
+        init_method = "env://" if "MASTER_ADDR" in os.environ else None
+        if size > 1 and init_method is None:
+            raise ConfigError(
+                f"WORLD_SIZE is {size} but MASTER_ADDR is not set, so this process cannot find the others; start the "
+                "job with torchrun, or unset WORLD_SIZE"
+            )
         return World.join(parallel, device, seed, rank=rank, size=size, init_method=init_method)
 
     @staticmethod
-    def join(parallel: ParallelConfig, device: Device, seed: int, *, rank: int, size: int, init_method: str) -> "World":
-        """``start`` for a process whose device is already started and whose place is given, not read."""
+    def join(
+        parallel: ParallelConfig, device: Device, seed: int, *, rank: int, size: int, init_method: str | None
+    ) -> "World":
+        """``start`` for a process whose device is already started and whose place is given, not read.
+
+        ``init_method`` is where ranks meet, as torch.distributed spells it; None = there is nobody to meet.
+        """
         from megatron.core import parallel_state
         from megatron.core.process_groups_config import ProcessGroupCollection
 
         limit = timedelta(seconds=parallel.time_limit_s)
-        dist.init_process_group(device.backend, init_method=init_method, rank=rank, world_size=size, timeout=limit)
-        parallel_state.initialize_model_parallel(
-            tensor_model_parallel_size=parallel.tensor,
-            pipeline_model_parallel_size=parallel.pipeline,
-            distributed_timeout_minutes=max(1, int(parallel.time_limit_s // 60)),
-        )
+        store = dist.HashStore() if init_method is None else None  # type: ignore[attr-defined]  # type: ignore[attr-defined]
+        with _waiting("all ranks to join", rank, size, parallel):
+            dist.init_process_group(
+                device.backend, init_method=init_method, store=store, rank=rank, world_size=size, timeout=limit
+            )
+            parallel_state.initialize_model_parallel(
+                tensor_model_parallel_size=parallel.tensor,
+                pipeline_model_parallel_size=parallel.pipeline,
+                distributed_timeout_minutes=parallel.time_limit_s / 60,
+            )
         random_states.start(seed)
         return World(device, parallel, rank, size, ProcessGroupCollection.use_mpu_process_groups())
 
@@ -120,21 +134,28 @@ class World:
             dist.all_reduce(answer, op=dist.ReduceOp.MAX)
         return bool(answer.item())
 
-    def from_main(self, value: Any) -> Any:
-        """Rank 0's ``value`` on every rank; small plain Python values only."""
+    def from_main(self, value: Any, what: str) -> Any:
+        """Rank 0's ``value`` on every rank, small plain Python values only; ``what`` names it in an error."""
         box = [value]
-        with self.waiting("a message from rank 0"):
+        with self.waiting(what):
             dist.broadcast_object_list(box, src=0, device=self.device.torch_device)
         return box[0]
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
         """Turn a collective's failure inside the block into a message that names this rank and ``what``."""
-        try:
+        with _waiting(what, self.rank, self.size, self.parallel):
             yield
-        except RuntimeError as error:
-            raise RankTimeout(
-                f"rank {self.rank} of {self.size} lost the job while waiting for {what} (limit "
-                f"{self.parallel.time_limit_s:g} s, set by parallel.time_limit_s); another rank failed or hangs: look "
-                f"for the first error above. Cause: {str(error).splitlines()[0]}"
-            ) from error
+
+
+@contextmanager
+def _waiting(what: str, rank: int, size: int, parallel: ParallelConfig) -> Iterator[None]:
+    """``World.waiting`` before there is a World."""
+    try:
+        yield
+    except RuntimeError as error:
+        cause, _, _ = str(error).partition("\n")
+        raise RankTimeout(
+            f"rank {rank} of {size} lost the job while waiting for {what} (limit {parallel.time_limit_s:g} s, set by "
+            f"parallel.time_limit_s); another rank failed or hangs: look for the first error above. Cause: {cause}"
+        ) from error

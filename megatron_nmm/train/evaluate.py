@@ -42,7 +42,6 @@ def evaluate(model: torch.nn.Module, run: RunConfig, world: World) -> Validation
     model.eval()
     for index, source in enumerate(sources):
         batches = held_out(run, source, index, world.data_rank, world.data_size)
-        with torch.no_grad():
-            sums = sums + forward_backward(model, batches, world, sources=len(sources), forward_only=True)
+        sums = sums + forward_backward(model, batches, world, sources=len(sources), forward_only=True)
     model.train()
     return Validation(sums, names, time.perf_counter() - start)

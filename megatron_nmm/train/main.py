@@ -5,7 +5,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 from megatron_nmm.config import RunConfig
-from megatron_nmm.config.command_line import FAULTY, parse
+from megatron_nmm.config.command_line import parse
+from megatron_nmm.config.refusal import INTERRUPTED, refuse
 from megatron_nmm.errors import ConfigError, NMMError
 
 
@@ -22,9 +23,11 @@ def main(recipe: Callable[[], RunConfig], argv: Sequence[str] | None = None) -> 
         _require_launcher(run)
         _train(run)
     except NMMError as error:
-        if _first_to_say(str(error)):
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(FAULTY) from None
+        raise SystemExit(refuse(error, speaks=_first_to_say(str(error)))) from None
+    except KeyboardInterrupt:  # during training, Ctrl-C is Stop's affair
+        if os.environ.get("RANK", "0") == "0":
+            print("\nstopped outside of training; checkpoints are as they were", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
 
 
 def _train(run: RunConfig) -> None:

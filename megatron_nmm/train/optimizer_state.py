@@ -41,7 +41,7 @@ def fill(wrapped: Any, model: Any, state: dict[str, Any]) -> None:
             }
         )
         return
-    for name, _, master in _masters(wrapped, model):
+    for name, _, master in _masters(model):
         for key, tensor in _live(wrapped, master).items():
             tensor.copy_(state[key][name])
 
@@ -58,7 +58,7 @@ def _replicated(wrapped: Any, model: Any, model_state: dict[str, Any], is_loadin
         make_sharded_optimizer_tensor,
     )
 
-    masters = list(_masters(wrapped, model))
+    masters = list(_masters(model))
     shardings = get_param_id_to_sharded_param_map(model_state, (param for _, param, _ in masters))
     state: dict[str, Any] = {}
     for index, (name, _, master) in enumerate(masters):
@@ -82,7 +82,7 @@ def _sharded_over_data(wrapped: Any, model: Any, model_state: dict[str, Any], is
     return state
 
 
-def _masters(wrapped: Any, model: Any) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+def _masters(model: Any) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
     """(name, model parameter, the tensor AdamW steps) of an optimizer that is not sharded over data ranks."""
     for name, param in model.named_parameters():
         if param.requires_grad:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from megatron_nmm.data.batch import KINDS
+from megatron_nmm.data.records import KINDS
 from megatron_nmm.parallel.losses import LossSums
 from megatron_nmm.train.evaluate import Validation
 from megatron_nmm.train.meter import Reading

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from megatron_nmm.checkpoint.agree import RankFailure, on_main
-from megatron_nmm.checkpoint.lock import hold
 from megatron_nmm.config import RunConfig
 from megatron_nmm.config.io import load, save, to_dict
 from megatron_nmm.errors import ConfigError
+from megatron_nmm.files.lock import hold
 from megatron_nmm.parallel.world import World
 
 CONFIG = "config.json"

@@ -10,7 +10,7 @@ WARMUP_RULE = (
     (5_000, 2_500),
     (1_000, 1_000),
 )
-"""P1's warm-up (papers: P1 appendix A): 1k steps for runs of 1k-4k, 2.5k for 5k-15k, never more than 5k."""
+"""P1's warm-up (appendix A): 1k steps for runs of 1k-4k, 2.5k for 5k-15k, never more than 5k."""
 
 SHORT_RUN_WARMUP = 0.1
 """Share of a run below P1's shortest (1,000 steps) that warms up; P1 has no such run, so this is our choice."""

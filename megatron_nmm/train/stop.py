@@ -1,16 +1,25 @@
-"""A request to stop, by Ctrl-C or SIGTERM: all ranks agree on it between two steps; a second Ctrl-C ends at once."""
+"""A request to stop, by Ctrl-C or SIGTERM: all ranks agree on it between two steps; a second Ctrl-C ends at once.
+
+Under torchrun the signals come from torchrun: it passes Ctrl-C and SIGTERM on to its processes, waits for them (30 s,
+or ``torchrun --shutdown-timeout SECONDS``: give more where a step and a checkpoint take longer), kills what is left,
+and ends with a traceback of its own (SignalException) that means nothing else. A second Ctrl-C reaches the processes as
+SIGTERM. A cluster's manager may send SIGTERM to torchrun and its processes alike, so SIGTERM alone never ends at once.
+"""
 
 import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from megatron_nmm.config.refusal import INTERRUPTED
+
 ASKS = (signal.SIGINT, signal.SIGTERM)
-AT_ONCE = 128 + signal.SIGINT
-"""Exit code after a second Ctrl-C, the one a shell gives."""
+APART_S = 0.5
+"""Signals closer together than this are one request that came by two ways."""
 
 
 class Stop:
@@ -53,14 +62,18 @@ class Stop:
         return self._agreed
 
     def _listen(self) -> None:
-        """Count signals until the block ends; each arrives as one byte, its number."""
-        interrupts = 0
+        """Take signals until the block ends; each arrives as one byte, its number."""
+        interrupted: float | None = None
         while received := self._read.recv(1):
-            interrupts += received[0] == signal.SIGINT
-            if interrupts > 1:
-                os.write(2, b"\nstopped at once; training continues from the last checkpoint when started again\n")
-                os._exit(AT_ONCE)
-            if received[0] in ASKS and not self._asked.is_set():
+            if received[0] not in ASKS:
+                continue
+            if interrupted is not None and time.monotonic() - interrupted > APART_S:
+                if self._speaks:
+                    os.write(2, b"\nstopped at once; training continues from the last checkpoint when started again\n")
+                os._exit(INTERRUPTED)
+            if interrupted is None and received[0] == signal.SIGINT:
+                interrupted = time.monotonic()
+            if not self._asked.is_set():
                 self._asked.set()
                 if self._speaks:
                     os.write(2, b"\nstopping after this step, with a checkpoint (Ctrl-C again: at once, without)\n")

@@ -9,7 +9,7 @@ import os
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -112,8 +112,9 @@ class WorkerPool:
 
     def close(self) -> None:
         """Stop every worker; a later ``run`` starts new ones."""
-        for process, pipe in self._workers:
+        for _, pipe in self._workers:
             pipe.close()
+        for process, _ in self._workers:
             process.join(0.5)
             if process.is_alive():
                 process.kill()
@@ -122,14 +123,18 @@ class WorkerPool:
 
 
 def _serve(pipe: Connection) -> None:
-    """A worker's life: take a job, answer, until the pool hangs up."""
+    """A worker's life: take a job, answer, until the pool hangs up, be it between jobs or in the middle of one."""
     CpuDevice().start(local_rank=0, local_size=1, threads=1)
-    while True:
-        try:
+    # ConnectionError: the pool closed its end before an answer was sent, or while one lay unread in it.
+    with suppress(EOFError, ConnectionError):
+        while True:
             job, place, arguments = pipe.recv()
-        except EOFError:
-            return
-        try:
-            pipe.send((False, job(place, *arguments)))
-        except BaseException:
-            pipe.send((True, traceback.format_exc()))
+            _answer(pipe, job, place, arguments)
+
+
+def _answer(pipe: Connection, job: Callable[..., Any], place: Place, arguments: tuple[Any, ...]) -> None:
+    """Send (False, what the job returned), or (True, its traceback)."""
+    try:
+        pipe.send((False, job(place, *arguments)))
+    except BaseException:
+        pipe.send((True, traceback.format_exc()))

@@ -15,7 +15,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from megatron_nmm.checkpoint import durable, lock, manifest, publish
+from megatron_nmm.checkpoint import manifest, publish
+from megatron_nmm.files import durable, lock
 from tests.checkpoint.folders import faults, names, save_bytes
 
 KEEP = 2

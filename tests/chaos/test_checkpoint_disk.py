@@ -9,9 +9,10 @@ from unittest import mock
 
 import pytest
 
-from megatron_nmm.checkpoint import lock, manifest, publish
+from megatron_nmm.checkpoint import manifest, publish
 from megatron_nmm.config import RunConfig
 from megatron_nmm.errors import CheckpointError
+from megatron_nmm.files import lock
 from megatron_nmm.verify.layouts import LAYOUTS
 from megatron_nmm.verify.workers import Place, WorkerPool
 from tests.chaos.disks import file_limit, filled, is_full, small_disk

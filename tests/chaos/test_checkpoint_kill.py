@@ -12,8 +12,9 @@ from unittest import mock
 
 import pytest
 
-from megatron_nmm.checkpoint import lock, publish
+from megatron_nmm.checkpoint import publish
 from megatron_nmm.config import RunConfig
+from megatron_nmm.files import lock
 from megatron_nmm.verify.layouts import LAYOUTS
 from megatron_nmm.verify.workers import Place, WorkerError, WorkerPool
 from tests.checkpoint import jobs

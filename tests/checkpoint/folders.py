@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from megatron_nmm.checkpoint import lock, manifest, publish
+from megatron_nmm.checkpoint import manifest, publish
 from megatron_nmm.checkpoint.manifest import Manifest
+from megatron_nmm.files import lock
 
 
 def save_bytes(checkpoints: Path, step: int, content: dict[str, bytes], keep: int = 2) -> Path:

@@ -9,7 +9,7 @@ from megatron_nmm.config.check import check
 from megatron_nmm.config.presets import EARLY_FUSION, early_fusion, learning_rate
 from megatron_nmm.errors import ConfigError
 
-# papers.md 1.3: width, SwiGLU width, peak learning rate.
+# Table 6: width, SwiGLU width, peak learning rate.
 TABLE_6 = {
     "0.275b": (800, 2304, 1.5e-3),
     "0.464b": (1088, 3072, 1.5e-3),

@@ -132,7 +132,7 @@ def faults(changes: Sequence[str], world_size: int = 1) -> list[str]:
             ["optim.weight_decay=1"],
             1,
             "optim.weight_decay 1 with optim.decoupled true takes away the whole weight at every step; "
-            "use optim.weight_decay with a value below 1, e.g. 0.0001 as P1",
+            "use optim.weight_decay with a value below 1, e.g. 0.0001",
         ),
         (
             ["model.vision.depth=24"],

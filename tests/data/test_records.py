@@ -5,14 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from megatron_nmm.data.batch import KINDS
-from megatron_nmm.data.records import KIND_NAMES, Record, Rejection, parse, read_jsonl
+from megatron_nmm.data.records import Record, Rejection, parse, read_jsonl
 
 GOOD = {"id": "a", "kind": "caption", "text": "<image> red", "images": ["a.png"]}
-
-
-def test_kinds_are_those_of_a_batch() -> None:
-    assert KIND_NAMES == KINDS
 
 
 def test_a_good_record() -> None:

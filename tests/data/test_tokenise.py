@@ -17,6 +17,7 @@ from megatron_nmm.data.rule import ImageRule
 from megatron_nmm.data.tables import read_table
 from megatron_nmm.data.tokenise import tokenise
 from megatron_nmm.errors import DataError
+from megatron_nmm.files.lock import FolderInUse
 from tests.data.corpora import mixed_records, png, quiet, record, settings, write_images, write_jsonl
 
 
@@ -175,7 +176,7 @@ def test_two_writers_do_not_meet(tmp_path: Path) -> None:
     inputs = _inputs(tmp_path)
 
     def second(path: Path, done: int, samples: int) -> None:
-        with pytest.raises(DataError, match=r"another process is writing to .*out; wait for it or use another output"):
+        with pytest.raises(FolderInUse, match=r"out is in use by process \d+ on .*--output"):
             tokenise(inputs, tmp_path / "out", settings(tmp_path), quiet)
 
     info = tokenise(inputs, tmp_path / "out", settings(tmp_path), second)

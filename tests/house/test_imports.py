@@ -15,17 +15,18 @@ LEVELS = (
     ("precision", "parallel"),
     ("device",),
     ("config",),
+    ("files",),
     ("errors",),
 )
 """From the top down: a package may import itself and every level below its own, not its neighbours."""
 
-SPECIAL = {"data": {"config", "errors"}, "hf": set[str]()}
+SPECIAL = {"data": {"config", "files", "errors"}, "hf": set[str]()}
 """``data`` stands beside the levels; an export's ``hf`` must load without this package."""
 
 CARRIES_BATCHES = ("train", "checkpoint", "generate", "scaling", "verify", "models", "parallel")
 """These take the batches that ``data`` makes, so they see ``data`` as well."""
 
-STANDARD_LIBRARY_ONLY = ("config", "errors")
+STANDARD_LIBRARY_ONLY = ("config", "files", "errors")
 NEVER = {"data": ("megatron",), "hf": ("megatron",)}
 OPTIONAL = ("transformer_engine", "nvidia.dali", "apex")
 """Used when found, so importing them as a module loads would break every machine that lacks them."""
@@ -121,6 +122,8 @@ def test_nothing_imports_the_tools_examples_or_tests() -> None:
         ("megatron_nmm/data/pack.py", "from ..models import build"),
         ("megatron_nmm/data/pack.py", "def f():\n    import megatron.core"),
         ("megatron_nmm/config/io.py", "import torch"),
+        ("megatron_nmm/files/durable.py", "import numpy"),
+        ("megatron_nmm/files/lock.py", "from megatron_nmm.config import RunConfig"),
         ("megatron_nmm/config/io.py", "import megatron_nmm.device.select"),
         ("megatron_nmm/errors.py", "import numpy"),
         ("megatron_nmm/models/spec.py", "from megatron_nmm.checkpoint.save import save"),

@@ -18,7 +18,7 @@ PAPER = {
     "3.354b": 3.354,
     "8.129b": 8.129,
 }
-"""papers.md 1.3: P1 Table 6 and its hold-out model, billions of decoder and embedding parameters."""
+"""P1 Table 6 and its hold-out model, billions of decoder and embedding parameters."""
 
 
 def _count(place: Place, run: RunConfig) -> dict[str, int]:

@@ -33,6 +33,16 @@ def test_a_missing_corpus_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "does not exist; make it with tools/tokenise.py" in " ".join(capsys.readouterr().err.split())
 
 
+def test_an_output_that_is_no_plan_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = corpus(tmp_path, "c", mixed_records(9))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes").write_text("keep")
+    for taken in (tmp_path / "mine", tmp_path / "mine" / "notes"):
+        assert main(["--corpus", str(folder), "--sequence-length", "48", "--output", str(taken)]) == 2
+        assert f"error: {taken} exists and is no pack plan" in capsys.readouterr().err
+    assert (tmp_path / "mine" / "notes").read_text() == "keep"
+
+
 def test_a_length_that_holds_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = corpus(tmp_path, "c", mixed_records(9))
     assert main(["--corpus", str(folder), "--sequence-length", "2"]) == 2

@@ -61,6 +61,15 @@ def test_faults_are_one_clear_message(
     assert message in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_corpus_without_a_sample_is_a_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = _arguments(tmp_path)
+    write_jsonl(tmp_path / "a.jsonl", [record(n, "caption", ["gone.png"]) for n in range(7)])
+    assert main(arguments) == 2
+    out, error = capsys.readouterr()
+    assert out.count("  rejected a.jsonl:") == 5 and "  ... and 2 more in" in out
+    assert "out holds no sample; correct --images or the records, remove" in error
+
+
 def test_an_output_of_another_tokenizer_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = _arguments(tmp_path)
     assert main(arguments) == 0

@@ -40,6 +40,17 @@ def test_a_missing_input_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "does not exist; give paths of JSONL files" in " ".join(capsys.readouterr().err.split())
 
 
+def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "new").write_text("a file where a folder should be")
+    assert _train(tmp_path, 288) == 2
+    assert "t.model failed: File exists; make room, or give --output the path" in capsys.readouterr().err
+    (tmp_path / "new").unlink()
+    (tmp_path / "new" / "t.model").mkdir(parents=True)
+    assert _train(tmp_path, 288) == 2
+    assert "t.model failed: Is a directory" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["t.model"]
+
+
 def test_unusable_records_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [record(n, "text", words=6) for n in range(200)])
     path.write_text(path.read_text() + '{"id": "half')

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from megatron_nmm.checkpoint.lock import hold
 from megatron_nmm.config import (
     DataConfig,
     ModelConfig,
@@ -17,6 +16,7 @@ from megatron_nmm.config import (
 )
 from megatron_nmm.config.io import load
 from megatron_nmm.errors import ConfigError
+from megatron_nmm.files.lock import hold
 from megatron_nmm.train.run_folder import CONFIG, claim, require_same
 from megatron_nmm.verify.workers import Place, WorkerPool
 

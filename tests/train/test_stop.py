@@ -5,11 +5,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from megatron_nmm.train.stop import Stop
+from megatron_nmm.train.stop import APART_S, Stop
 
 
 def _wait_for(condition: Callable[[], bool]) -> None:
@@ -54,16 +55,38 @@ with Stop(lambda flag: flag):
 """
 
 
-def test_a_second_ctrl_c_ends_a_hanging_process() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", HANGING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
+@contextmanager
+def _hanging(first: signal.Signals) -> Iterator["subprocess.Popen[str]"]:
+    """A process that waits for ever in a ``with Stop``, after it took ``first`` for a request."""
+    command = [sys.executable, "-c", HANGING]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
         assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGINT)
+        process.send_signal(first)
         process.stderr.readline()
         assert process.stderr.readline().startswith("stopping after this step")
-        process.send_signal(signal.SIGINT)
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("again", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_ctrl_c_ends_a_hanging_process(again: signal.Signals) -> None:
+    """torchrun passes the second one on as SIGTERM."""
+    with _hanging(signal.SIGINT) as process:
+        time.sleep(1.5 * APART_S)
+        process.send_signal(again)
         assert process.wait(10) == 130
+        assert process.stderr is not None
         assert "stopped at once; training continues from the last checkpoint" in process.stderr.read()
+
+
+@pytest.mark.parametrize(("first", "pause"), [(signal.SIGINT, 0.0), (signal.SIGTERM, 1.5 * APART_S)])
+def test_one_request_that_comes_twice_is_one(first: signal.Signals, pause: float) -> None:
+    """A terminal or a cluster's manager may signal the processes as well as torchrun, which passes it on."""
+    with _hanging(first) as process:
+        time.sleep(pause)
+        process.send_signal(first)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.2)

@@ -8,19 +8,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from megatron_nmm.errors import CheckpointError
+from megatron_nmm.errors import NMMError
 
 NAME = ".lock"
 UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+class FolderInUse(NMMError):
+    """Another process writes into the folder; names it."""
 
 
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
     """Be the only writer of ``folder`` inside the block; the folder is created when missing.
 
-    Raises CheckpointError at once, naming the other process, when somebody else holds it. A file system that has no
-    locks (some cluster file systems are mounted so) lets everybody in: the lock guards against a mistake, and
-    publication stays atomic without it.
+    Raises FolderInUse at once, naming the other process, when somebody else holds it. A file system that has no locks
+    (some cluster file systems are mounted so) lets everybody in: the lock guards against a mistake, and what is written
+    under it still appears whole or not at all.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / NAME).open("a+", encoding="utf-8") as stream:
@@ -28,9 +32,10 @@ def hold(folder: Path) -> Iterator[None]:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             stream.seek(0)
-            raise CheckpointError(
-                f"{folder} is in use by {stream.read().strip() or 'another process'}; two runs cannot write into one "
-                "folder: stop that one, or give this run a folder of its own (folder=...)"
+            raise FolderInUse(
+                f"{folder} is in use by {stream.read().strip() or 'another process'}; two processes cannot write into "
+                "one folder: wait for that one or stop it, or use another folder (--set folder=... of a run, --output "
+                "of a tool)"
             ) from None
         except OSError as fault:
             if fault.errno not in UNSUPPORTED:

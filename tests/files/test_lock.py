@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from megatron_nmm.checkpoint import lock
-from megatron_nmm.errors import CheckpointError
+from megatron_nmm.files import lock
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from megatron_nmm.checkpoint import lock
+from megatron_nmm.files import lock
 with lock.hold(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -36,8 +35,8 @@ def _other_process_holding(folder: Path) -> Iterator["subprocess.Popen[str]"]:
 
 def test_the_second_writer_is_told_who_holds_the_folder(tmp_path: Path) -> None:
     with _other_process_holding(tmp_path) as holder:
-        told = f"in use by process {holder.pid} on .*folder of its own"
-        with pytest.raises(CheckpointError, match=told), lock.hold(tmp_path):
+        told = f"in use by process {holder.pid} on .*another folder"
+        with pytest.raises(lock.FolderInUse, match=told), lock.hold(tmp_path):
             pytest.fail("two processes held one lock")
 
 

@@ -1,0 +1,1 @@
+"""How every part of the package writes files it must not lose. Standard library only."""
