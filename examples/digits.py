@@ -36,7 +36,7 @@ def sources(split: str) -> tuple[SourceConfig, ...]:
 
 
 def recipe() -> RunConfig:
-    """One complete run; change any value with ``--set``."""
+    """Early fusion on handwritten digits: one complete run, any value of which ``--set`` changes."""
     return RunConfig(
         name="digits",
         folder="runs/digits/run",

@@ -15,9 +15,13 @@ from itertools import islice
 from pathlib import Path
 from statistics import median
 
+from megatron_nmm.checkpoint.publish import name_of
 from megatron_nmm.config import ParallelConfig, RunConfig
+from megatron_nmm.config.arguments import positive
 from megatron_nmm.config.io import load
-from megatron_nmm.errors import NMMError
+from megatron_nmm.config.refusal import refuse
+from megatron_nmm.errors import DataError, NMMError
+from megatron_nmm.train import metrics
 
 ANSWER_AFTER = {"caption": " handwritten", "interleaved": " is"}
 """The word after which each kind's answer, one number word, begins."""
@@ -35,18 +39,23 @@ class Question:
 
 
 def questions(data: Path, kind: str, most: int) -> list[Question]:
-    """The first ``most`` held-out records of ``kind`` as questions."""
+    """The first ``most`` held-out records of ``kind`` as questions; DataError when they are not there."""
     found = []
-    with (data / "held_out" / f"{kind}.jsonl").open() as lines:
-        for record in map(json.loads, islice(lines, most)):
-            before, word, after = record["text"].rpartition(ANSWER_AFTER[kind])
-            images = tuple((data / path).read_bytes() for path in record["images"])
-            found.append(Question(before + word, images, after.strip(" .")))
+    try:
+        with (data / "held_out" / f"{kind}.jsonl").open() as lines:
+            for record in map(json.loads, islice(lines, most)):
+                before, word, after = record["text"].rpartition(ANSWER_AFTER[kind])
+                images = tuple((data / path).read_bytes() for path in record["images"])
+                found.append(Question(before + word, images, after.strip(" .")))
+    except OSError as error:
+        raise DataError(
+            f"{error.filename} cannot be read: {error.strerror}; give --data the folder examples/data/digits.py wrote"
+        ) from error
     return found
 
 
-def answers(run: RunConfig, folder: Path, asked: dict[str, list[Question]]) -> dict[str, list[str]]:
-    """The model's first word after each prompt, by kind."""
+def answers(run: RunConfig, folder: Path, asked: dict[str, list[Question]]) -> tuple[dict[str, list[str]], int]:
+    """The model's first word after each prompt, by kind, and the step of the checkpoint it was loaded from."""
     from megatron_nmm.device.select import select
     from megatron_nmm.parallel.world import World
 
@@ -58,15 +67,15 @@ def answers(run: RunConfig, folder: Path, asked: dict[str, list[Question]]) -> d
     from megatron_nmm.models.build import build
 
     model = build(run, world)
-    reached = load_weights(folder, model, world)
-    print(f"checkpoint of step {reached.step} loaded into one process")
+    step = load_weights(folder, model, world).step
+    print(f"checkpoint of step {step} loaded into one process")
     tokenizer = Tokenizer(Path(run.data.tokenizer))
     said = {
         kind: answer(model, run, tokenizer, [(q.prompt, q.images) for q in questions], world, NEW_TOKENS)
         for kind, questions in asked.items()
     }
     world.close()
-    return {kind: [text.strip(" .").partition(".")[0].strip() for text in texts] for kind, texts in said.items()}
+    return {kind: [text.strip(" .").partition(".")[0].strip() for text in texts] for kind, texts in said.items()}, step
 
 
 def draw(asked: list[Question], said: list[str], file: Path) -> None:
@@ -105,14 +114,14 @@ def report(asked: dict[str, list[Question]], said: dict[str, list[str]]) -> None
         print(f'  "{question.prompt}" -> "{text}" (truth: {question.answer})')
 
 
-def where(folder: Path, sheet: Path) -> None:
+def where(folder: Path, step: int, sheet: Path) -> None:
     """Speed of the run and where everything it wrote is."""
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    rates = [r["tokens_per_second"] for r in records if r["event"] == "step"]
-    print(f"training speed: {median(rates):,.0f} tokens/s (median step)")
+    rates = [r["tokens_per_second"] for r in metrics.read(folder / metrics.NAME) if r["event"] == "step"]
+    if rates:
+        print(f"training speed: {median(rates):,.0f} tokens/s (median step)")
     for label, path in (
-        ("checkpoint", folder / "checkpoints" / (folder / "checkpoints" / "latest").read_text().strip()),
-        ("metrics", folder / "metrics.jsonl"),
+        ("checkpoint", folder / "checkpoints" / name_of(step)),
+        ("metrics", folder / metrics.NAME),
         ("loss plot", folder / "loss.png"),
         ("answers", sheet),
     ):
@@ -124,19 +133,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="run folder with config.json and checkpoints")
     parser.add_argument("--data", type=Path, required=True, help="folder written by examples/data/digits.py")
-    parser.add_argument("--most", type=int, default=400, help="questions of each kind (default 400)")
+    parser.add_argument("--most", type=positive, default=400, metavar="N", help="questions of each kind (default 400)")
     options = parser.parse_args()
     try:
         run = replace(load(options.run / "config.json"), parallel=ParallelConfig())
         asked = {kind: questions(options.data, kind, options.most) for kind in ANSWER_AFTER}
-        said = answers(run, options.run, asked)
+        said, step = answers(run, options.run, asked)
     except NMMError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refuse(error)
     report(asked, said)
     sheet = options.run / "answers.png"
     draw(asked["interleaved"], said["interleaved"], sheet)
-    where(options.run, sheet)
+    where(options.run, step, sheet)
     return 0
 
 

@@ -40,10 +40,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the data set and say what was written."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, metavar="OUT", help="folder to write to")
-    parser.add_argument("--pairs", type=int, default=20_000, help="training records with two images (default 20000)")
-    parser.add_argument("--held-out-pairs", type=int, default=2_000, help="held-out records with two images")
+    parser.add_argument(
+        "--pairs", type=int, default=20_000, metavar="N", help="training records with two images (default 20000)"
+    )
+    parser.add_argument("--held-out-pairs", type=int, default=2_000, metavar="N", help="held-out ones (default 2000)")
     arguments = parser.parse_args(argv)
-    counts = write(arguments.output, arguments.pairs, arguments.held_out_pairs)
+    try:
+        counts = write(arguments.output, arguments.pairs, arguments.held_out_pairs)
+    except OSError as error:
+        print(
+            f"error: writing {error.filename} failed: {error.strerror}; make room or give another OUT", file=sys.stderr
+        )
+        return 2
     for name, count in counts.items():
         print(f"{arguments.output / name}: {count:,}")
     return 0

@@ -37,7 +37,7 @@ def require(run: RunConfig, world_size: int) -> None:
 
 
 def check_files(run: RunConfig) -> tuple[Fault, ...]:
-    """Every file or folder the run reads and does not find, with the tool that makes it."""
+    """Every file or folder the run reads and does not find, where it was looked for, and the tool that makes it."""
     return (*_tokenizer_faults(run), *_source_faults(run))
 
 
@@ -59,7 +59,7 @@ def _tokenizer_faults(run: RunConfig) -> Iterator[Fault]:
     if not run.data.tokenizer:
         yield Fault("data.tokenizer", "data.tokenizer is empty", make)
     elif not Path(run.data.tokenizer).is_file():
-        yield Fault("data.tokenizer", f"data.tokenizer {run.data.tokenizer} is not a file", make)
+        yield Fault("data.tokenizer", f"data.tokenizer {_place(run.data.tokenizer)} is not a file", make)
 
 
 def _source_faults(run: RunConfig) -> Iterator[Fault]:
@@ -79,7 +79,7 @@ def _one_source(key: str, source: SourceConfig, sequence_length: int) -> Iterato
     if not source.corpus:
         yield Fault(f"{key}.corpus", f"{key}.corpus is empty", make)
     elif not corpus.is_dir():
-        yield Fault(f"{key}.corpus", f"{key}.corpus {corpus} is not a folder", make)
+        yield Fault(f"{key}.corpus", f"{key}.corpus {_place(source.corpus)} is not a folder", make)
     elif not (corpus / "corpus.json").is_file():
         fact = f"{key}.corpus {corpus} has no corpus.json: it is no corpus, or its tokenising has not ended"
         yield Fault(f"{key}.corpus", fact, make)
@@ -87,4 +87,9 @@ def _one_source(key: str, source: SourceConfig, sequence_length: int) -> Iterato
         plan = source.plan_path(sequence_length)
         if not Path(plan).exists():
             remedy = f"write it with tools/pack.py for data.sequence_length {sequence_length}, or set {key}.plan"
-            yield Fault(f"{key}.plan", f"the pack plan {plan} does not exist", remedy)
+            yield Fault(f"{key}.plan", f"the pack plan {_place(plan)} does not exist", remedy)
+
+
+def _place(path: str) -> str:
+    """The path as given; a relative one with the folder it starts from, which may be the mistake."""
+    return path if Path(path).is_absolute() else f"{path} (seen from {Path.cwd()})"

@@ -71,7 +71,11 @@ def summary(run: RunConfig, world_size: int) -> str:
 def _parser(recipe: Callable[[], RunConfig]) -> argparse.ArgumentParser:
     """The options; abbreviations are off, so that a new option never changes an old command."""
     lines = (recipe.__doc__ or "Train a native multimodal model.").strip().splitlines()
-    parser = argparse.ArgumentParser(description=lines[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=lines[0],
+        epilog="Every KEY with its meaning stands in megatron_nmm/config/schema.py; --print shows their values.",
+        allow_abbrev=False,
+    )
     parser.add_argument(
         "--set",
         action="append",

@@ -94,7 +94,7 @@ def _open(encoded: bytes) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise DataError(f"the image is larger than the limit of {MAX_PIXELS} pixels; shrink it") from error
     except _BROKEN as error:
-        raise DataError(f"the bytes are no image of {', '.join(FORMATS)}") from error
+        raise DataError(f"the bytes are no image of {', '.join(FORMATS)}; convert it") from error
     width, height = image.size
     if width * height > MAX_PIXELS:
         image.close()

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from megatron_nmm.config.schema import RunConfig
+from megatron_nmm.config import RunConfig
 from megatron_nmm.data.cache import PixelCache
 from megatron_nmm.data.corpus import Corpus, Sample
 from megatron_nmm.data.images import Decoder, Pixels

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from megatron_nmm.config.schema import SourceConfig
+from megatron_nmm.config import SourceConfig
 from megatron_nmm.data.corpus import read_info
 from megatron_nmm.data.json_file import read_json, write_json
 from megatron_nmm.data.packing import Bins, Limits, lower_bound, pack

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from megatron_nmm.config.schema import RunConfig
+from megatron_nmm.config import RunConfig
 from megatron_nmm.data.batch import Batch
 from megatron_nmm.data.collate import collate
 from megatron_nmm.data.compose import compose, segments
@@ -43,7 +43,7 @@ def prompt_batch(run: RunConfig, tokenizer: Tokenizer, prompts: Sequence[Prompt]
         if not 0 < len(tokens) <= row_length:
             raise DataError(
                 f"prompt {number} has {len(tokens)} tokens, a row holds 1 to {row_length}; "
-                "change the prompt or the length"
+                "give it some text, or shorten it"
             )
         rows.append([Loaded(f"prompt-{number}", _kind(images), 0, tokens, patches, (grid,) * len(images))])
     return collate(rows, row_length, tokenizer.image, tokenizer.pad, run.model.vision.patch_values)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_nmm.config.schema import RunConfig, SourceConfig
+from megatron_nmm.config import RunConfig, SourceConfig
 from megatron_nmm.data.corpus import Corpus
 from megatron_nmm.data.load import run_rule
 from megatron_nmm.data.plan import Plan

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
-from megatron_nmm.config.schema import RunConfig, SourceConfig
+from megatron_nmm.config import RunConfig, SourceConfig
 from megatron_nmm.data.batch import Batch
 from megatron_nmm.data.cache import PixelCache
 from megatron_nmm.data.collate import Row, collate

@@ -40,7 +40,6 @@ class NativeMultimodalModel(LanguageModule):
         self.share_embeddings_and_output_weights = run.model.tie_embeddings
         if self.pre_process:
             self.patch_stem = PatchStem(config, run.model.vision.patch_values)
-        if self.pre_process:
             self.embedding = LanguageModelEmbedding(
                 config,
                 vocab_size=run.model.vocabulary,

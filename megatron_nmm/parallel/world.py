@@ -40,13 +40,13 @@ class World:
         """
         rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", size))
-        device.start(local_rank, local_size, threads)
         init_method = "env://" if "MASTER_ADDR" in os.environ else None
         if size > 1 and init_method is None:
             raise ConfigError(
                 f"WORLD_SIZE is {size} but MASTER_ADDR is not set, so this process cannot find the others; start the "
                 "job with torchrun, or unset WORLD_SIZE"
             )
+        device.start(local_rank, local_size, threads)
         return World.join(parallel, device, seed, rank=rank, size=size, init_method=init_method)
 
     @staticmethod
@@ -61,7 +61,7 @@ class World:
         from megatron.core.process_groups_config import ProcessGroupCollection
 
         limit = timedelta(seconds=parallel.time_limit_s)
-        store = dist.HashStore() if init_method is None else None  # type: ignore[attr-defined]  # type: ignore[attr-defined]
+        store = dist.HashStore() if init_method is None else None  # type: ignore[attr-defined]
         with _waiting("all ranks to join", rank, size, parallel):
             dist.init_process_group(
                 device.backend, init_method=init_method, store=store, rank=rank, world_size=size, timeout=limit

@@ -25,7 +25,7 @@ class Validation:
 
     @property
     def mean(self) -> float:
-        """Mean over sources of nats per supervised token, each source counting alike (papers.md 1.5); nan with none."""
+        """Mean over sources of nats per supervised token, each source counting alike, P1's AVG; nan with none."""
         losses = [loss for loss in self.sums.by_source() if not math.isnan(loss)]
         return sum(losses) / len(losses) if losses else math.nan
 

@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 from megatron_nmm.config.refusal import INTERRUPTED
@@ -46,9 +46,7 @@ class Stop:
         self._old_handlers: dict[signal.Signals, Any] = {ask: signal.signal(ask, _let_the_thread_do_it) for ask in ASKS}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for ask, handler in self._old_handlers.items():
             signal.signal(ask, handler)
         signal.set_wakeup_fd(self._old_descriptor)

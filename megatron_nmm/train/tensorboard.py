@@ -1,7 +1,6 @@
 """The records of metrics.jsonl as TensorBoard scalars, for those who compare runs there."""
 
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from megatron_nmm.train.metrics import Record
@@ -30,9 +29,7 @@ class Board:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._writer.close()
 
     def write(self, record: Record) -> None:

@@ -65,6 +65,15 @@ def test_missing_input_names_its_tool(run: RunConfig, tmp_path: Path, lost: str,
         assert fault.startswith(start.format(tmp_path))
 
 
+def test_a_relative_path_is_told_with_its_start(
+    run: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert check_files(replace(run, data=replace(run.data, tokenizer="tokenizer.model"))) == ()
+    (fault,) = check_files(replace(run, data=replace(run.data, tokenizer="gone.model")))
+    assert fault.fact == f"data.tokenizer gone.model (seen from {tmp_path}) is not a file"
+
+
 def test_every_missing_input_at_once(run: RunConfig, tmp_path: Path) -> None:
     bad = replace(
         run,

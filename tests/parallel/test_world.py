@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 
 from megatron_nmm.config import ParallelConfig
+from megatron_nmm.device.cpu import CpuDevice
+from megatron_nmm.errors import ConfigError
 from megatron_nmm.parallel.world import RankTimeout, World
 from megatron_nmm.verify.workers import Place, WorkerPool
 
@@ -150,3 +152,12 @@ def _never_joined(place: Place) -> str:
 def test_a_rank_that_never_joins_is_a_clear_message(pool: WorkerPool) -> None:
     message, _ = pool.run(2, _never_joined, time_limit_s=30.0)
     assert f"rank 0 of 2 lost the job while waiting for all ranks to join (limit {LIMIT_S:g} s" in message
+
+
+def test_an_environment_without_a_meeting_place_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(
+        ConfigError, match=r"WORLD_SIZE is 2 but MASTER_ADDR is not set, .* start the job with torchrun"
+    ):
+        World.start(ParallelConfig(), CpuDevice(), seed=1)
