@@ -52,7 +52,7 @@ def rule_from_json(values: dict[str, Any], where: str) -> ImageRule:
     """The rule written in ``where``; raises DataError when this version does not know it."""
     if values.get("name") != "square":
         raise DataError(
-            f"{where} uses image rule {values.get('name')!r} and this version knows 'square' alone; tokenise the corpus "
+            f"{where} uses image rule {values.get('name')!r}, which this version does not know; tokenise the corpus "
             "again with tools/tokenise.py"
         )
     return ImageRule(image_size=int(values["image_size"]), patch=int(values["patch"]))

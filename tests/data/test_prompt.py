@@ -39,7 +39,7 @@ def test_rows_can_be_shorter_than_training_rows(tmp_path: Path) -> None:
         ("<image> a", [], "prompt 0 has 1 <image> markers but 0 images; give one image for each marker"),
         ("a", [png(0)], "prompt 0 has 0 <image> markers but 1 images"),
         ("", [], "prompt 0 has 0 tokens, a row holds 1 to 32"),
-        ("red " * 40, [], "prompt 0 has [0-9]+ tokens, a row holds 1 to 32; change the prompt or the length"),
+        ("red " * 40, [], "prompt 0 has [0-9]+ tokens, a row holds 1 to 32; give it some text, or shorten it"),
         ("<image> a", [b"<html>"], "prompt 0: the bytes are no image"),
     ],
 )
