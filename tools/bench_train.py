@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 
 import torch
@@ -24,8 +25,11 @@ from rich.progress import track
 from rich.table import Table
 
 from megatron_nmm.config import DataConfig, ModelConfig, OptimConfig, PrecisionConfig, RunConfig
+from megatron_nmm.config.arguments import positive
+from megatron_nmm.config.refusal import refuse
 from megatron_nmm.data.batch import Batch
 from megatron_nmm.device.select import select
+from megatron_nmm.errors import ConfigError
 from megatron_nmm.models.accounting import attended_pairs, step_flops
 from megatron_nmm.parallel.world import World
 
@@ -168,8 +172,10 @@ def main() -> int:
     """Measure, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dtype", choices=sorted(DTYPES), action="append", help="default: both")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each contender (default 7)")
+    parser.add_argument("--rounds", type=positive, default=7, metavar="N", help="turns of each contender (default 7)")
     options = parser.parse_args()
+    if find_spec("transformers") is None:
+        return refuse(ConfigError("transformers is not installed; install it with: pip install -e .[bench]"))
     console = Console(width=120)
     flops = step_flops(MODEL, ROWS * LENGTH, ROWS * attended_pairs([LENGTH], [], "causal"), 0, ROWS * LENGTH).total
     table = Table(
