@@ -17,8 +17,11 @@ CORE = [
     "megatron-core==0.19.2",  # the engine; its internals are adapted to by device/, so the version is exact
     "numpy>=1.26",
     "psutil>=5.9",  # megatron-core's checkpoint writer needs it without declaring it
-    "sentencepiece>=0.2",
+    "sentencepiece>=0.2.3",
     "pyarrow>=15",
+    "fsspec>=2023.5",  # corpora behind URLs
+    "pyyaml>=6",  # what Megatron-Energon writes beside its tars
+    "tokenizers>=0.20",  # tokenizer.json folders
     "pillow>=10",
     "rich>=13",
     "tensorboard>=2.16",
@@ -27,6 +30,9 @@ CORE = [
 
 EXTRAS = {
     "examples": ["scikit-learn>=1.4"],  # the handwritten digits of examples/
+    "images": ["simplejpeg>=1.7", "opencv-python-headless>=4.8"],  # JPEG decoding and resizing faster than Pillow's
+    "dali": ["nvidia-dali-cuda130>=2.0"],  # image decoding on NVIDIA GPUs, and on CPUs
+    "ray": ["ray[data]>=2.40"],  # tools/tokenise.py --executor ray
     "bench": ["transformers>=5.0"],  # what tools/bench_train.py compares with
     "dev": [
         "pytest>=8",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from megatron_nmm.config.bounds import LARGEST, out_of_range
 from megatron_nmm.config.fault import Fault, config_error
+from megatron_nmm.config.limits import limit_faults
 from megatron_nmm.config.rules import RULES, WORLD
 from megatron_nmm.config.schema import RunConfig, SourceConfig
 from megatron_nmm.config.values import accepts, describe, leaves
@@ -37,8 +38,8 @@ def require(run: RunConfig, world_size: int) -> None:
 
 
 def check_files(run: RunConfig) -> tuple[Fault, ...]:
-    """Every file or folder the run reads and does not find, where it was looked for, and the tool that makes it."""
-    return (*_tokenizer_faults(run), *_source_faults(run))
+    """Every file or folder the run reads and does not find, with the tool that makes it, and every source read dry."""
+    return (*_tokenizer_faults(run), *_source_faults(run), *limit_faults(run))
 
 
 def _wrong_kind(run: RunConfig) -> Iterator[Fault]:
@@ -54,12 +55,15 @@ def _touches(bad: str, read: str) -> bool:
 
 
 def _tokenizer_faults(run: RunConfig) -> Iterator[Fault]:
-    """The tokenizer's model file."""
-    make = "train one with tools/train_tokenizer.py, or set data.tokenizer to a SentencePiece model file"
+    """The tokenizer's file, or the folder that holds it."""
+    make = (
+        "train one with tools/train_tokenizer.py, or set data.tokenizer to a SentencePiece model or a folder with a "
+        "tokenizer.json"
+    )
     if not run.data.tokenizer:
         yield Fault("data.tokenizer", "data.tokenizer is empty", make)
-    elif not Path(run.data.tokenizer).is_file():
-        yield Fault("data.tokenizer", f"data.tokenizer {_place(run.data.tokenizer)} is not a file", make)
+    elif not Path(run.data.tokenizer).exists():
+        yield Fault("data.tokenizer", f"data.tokenizer {_place(run.data.tokenizer)} does not exist", make)
 
 
 def _source_faults(run: RunConfig) -> Iterator[Fault]:

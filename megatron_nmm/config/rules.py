@@ -156,6 +156,8 @@ def batch_divides(run: RunConfig, world_size: int) -> Iterator[Fault]:
 
 def patches_tile_images(run: RunConfig, world_size: int) -> Iterator[Fault]:
     """A square image is a whole number of patches, one token each, and fits into one packed row."""
+    if run.data.image_rule != "square":
+        return
     size, patch, length = run.data.image_size, run.model.vision.patch, run.data.sequence_length
     side = size // patch
     largest = math.isqrt(length) * patch
@@ -170,6 +172,35 @@ def patches_tile_images(run: RunConfig, world_size: int) -> Iterator[Fault]:
         )
         remedy = use(("data.image_size", size, [largest]), ("data.sequence_length", length, [tokens]))
         yield Fault("data.image_size", fact, remedy)
+
+
+def native_images_fit(run: RunConfig, world_size: int) -> Iterator[Fault]:
+    """Under the native rule images keep their shape, and the smallest of them fits into one packed row."""
+    data = run.data
+    if data.image_rule != "native":
+        if data.multi_scale:
+            fact = "data.multi_scale true needs images of native size, and data.image_rule is square"
+            yield Fault("data.multi_scale", fact, "use data.image_rule native, or data.multi_scale false")
+        return
+    if data.min_patches > data.max_patches:
+        fact = f"data.min_patches {data.min_patches} is more than data.max_patches {data.max_patches}"
+        yield Fault("data.min_patches", fact, use(("data.min_patches", data.min_patches, [data.max_patches])))
+    # Early fusion spends one token on a patch, an encoder's connector one on 2 x 2.
+    merged = 1 if run.model.vision.depth == 0 else 4
+    tokens = data.min_patches // merged
+    if tokens >= data.sequence_length:
+        fact = (
+            f"data.min_patches {data.min_patches} makes at least {tokens} tokens of an image, and with its line ends "
+            f"none fits into data.sequence_length {data.sequence_length}"
+        )
+        fewer, longer = [merged * max(1, data.sequence_length // 2)], [2 * tokens]
+        remedy = use(
+            ("data.min_patches", data.min_patches, fewer), ("data.sequence_length", data.sequence_length, longer)
+        )
+        yield Fault("data.min_patches", fact, remedy)
+    if data.augment:
+        fact = "data.augment true cuts squares out of images, and data.image_rule native keeps their shape"
+        yield Fault("data.augment", fact, "use data.augment false, or data.image_rule square")
 
 
 def warmup_fits(run: RunConfig, world_size: int) -> Iterator[Fault]:
@@ -203,6 +234,7 @@ def folder_is_named(run: RunConfig, world_size: int) -> Iterator[Fault]:
 
 
 SHAPE = ("model.width", "model.heads", "model.query_groups", "model.ffn", "model.vocabulary", "parallel.tensor")
+NATIVE = ("data.min_patches", "data.max_patches", "data.multi_scale", "data.augment")
 LAYOUT = ("parallel.tensor", "parallel.pipeline", WORLD)
 
 RULES: tuple[Rule, ...] = (
@@ -216,7 +248,8 @@ RULES: tuple[Rule, ...] = (
     Rule((*SHAPE, *LAYOUT, "model.layers"), world_holds_layout),
     Rule((*SHAPE, "parallel.sequence", "data.microbatch", "data.sequence_length"), sequence_parallel_splits_rows),
     Rule((*LAYOUT, "data.microbatch", "data.global_batch"), batch_divides),
-    Rule(("data.image_size", "model.vision.patch", "data.sequence_length"), patches_tile_images),
+    Rule(("data.image_size", "model.vision.patch", "data.sequence_length", "data.image_rule"), patches_tile_images),
+    Rule((*NATIVE, "data.image_rule", "data.sequence_length", "model.vision.depth"), native_images_fit),
     Rule(("steps", "schedule.warmup"), warmup_fits),
     Rule(("optim.weight_decay", "optim.decoupled"), decay_shrinks),
 )

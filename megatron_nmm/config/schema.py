@@ -10,6 +10,9 @@ from typing import Literal
 
 ImageMask = Literal["bidirectional", "causal"]
 Dtype = Literal["fp32", "bf16"]
+ImageRuleName = Literal["square", "native"]
+ShareOf = Literal["packs", "tokens", "samples"]
+DecoderName = Literal["auto", "pillow", "simplejpeg", "dali"]
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,9 @@ class SourceConfig:
     plan: str = ""
     """Pack plan written by tools/pack.py; empty = ``<corpus>/plan-<sequence_length>``."""
     weight: float = 1.0
-    """Share of this source in the mixture, relative to the other weights, counted in packs."""
+    """Share of this source in the mixture, relative to the other weights, counted in ``data.share_of``."""
+    max_epochs: float | None = None
+    """Times this source is read at most; its share then goes to the others. None = as often as asked for."""
 
     def plan_path(self, sequence_length: int) -> str:
         """The pack plan for packed rows of this length: the given one, or the one beside the corpus."""
@@ -117,7 +122,11 @@ class DataConfig:
     train: tuple[SourceConfig, ...] = ()
     """The training mixture."""
     tokenizer: str = ""
-    """SentencePiece model file the corpora were tokenised with."""
+    """SentencePiece model, or folder with a Hugging Face tokenizer.json, that the corpora were tokenised with."""
+    share_of: ShareOf = "packs"
+    """What the weights of the mixture count."""
+    temperature: float = 1.0
+    """Weights are raised to 1 / temperature: above 1 small sources are read more often, 1 = as given."""
     sequence_length: int = 1024
     """LLM tokens in one packed row (S)."""
     microbatch: int = 1
@@ -125,7 +134,23 @@ class DataConfig:
     global_batch: int = 8
     """Packed rows per step over all ranks; a multiple of microbatch x data parallel size."""
     image_size: int = 224
-    """Side of the square an image is resized to; a multiple of ``model.vision.patch``."""
+    """Side of the square an image is resized to (rule "square"); a multiple of ``model.vision.patch``."""
+    image_rule: ImageRuleName = "square"
+    """square: every image becomes one square (P1); native: it keeps its size and shape (NaViL section 3)."""
+    min_patches: int = 256
+    """Fewest patches of an image under the native rule; smaller images are enlarged."""
+    max_patches: int = 24_576
+    """Most patches of an image under the native rule; larger images are reduced."""
+    multi_scale: bool = False
+    """Native rule: smaller copies of an image, each with half the pixels, stand before it (NaViL section 3)."""
+    decoder: DecoderName = "auto"
+    """What decodes images; auto = the fastest one installed."""
+    decode: Literal["exact", "fast"] = "exact"
+    """exact: pixels as Pillow gives them, resized within 5/255; fast: JPEGs are decoded at a reduced scale."""
+    max_bad: int = 1000
+    """Samples with an image that cannot be decoded a run puts up with; above that it stops."""
+    max_bad_share: float = 0.001
+    """The same as a share of the samples read, once 1,000 have been read."""
     augment: bool = True
     """P1's RandomResizedCrop(scale 0.4-1.0) and flip while training; off for data that a flip would change."""
     noise: float = 0.0

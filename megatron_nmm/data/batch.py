@@ -20,7 +20,8 @@ class Batch:
     labels: torch.Tensor
     """[B, S] int64; the next token, 0 where ``loss_weight`` is 0."""
     loss_weight: torch.Tensor
-    """[B, S] fp32; 1 where the label is supervised text, 0 on image labels, document ends and padding."""
+    """[B, S] fp32; 1 where the label is supervised text; 0 on labels of an image or its layout, document ends and
+    padding."""
     positions: torch.Tensor
     """[B, S] int64; restarts at 0 with every document."""
     document_starts: torch.Tensor
@@ -29,13 +30,15 @@ class Batch:
     modality: torch.Tensor
     """[B, S] int64; 0 text, 1 image."""
     image_blocks: torch.Tensor
-    """[I, 3] int64; row, start, end (exclusive) of each image in packed rows, sorted by (row, start)."""
+    """[I, 3] int64; row, start, end (exclusive) of each view of an image in packed rows, sorted by (row, start): from
+    its first to its last placeholder, with the line ends that a native layout puts between them."""
     patches: torch.Tensor
     """[P, C * p * p] fp32; normalised pixels, channel-major then row then column, images in ``image_blocks`` order."""
     grids: torch.Tensor
-    """[I, 2] int64; patch rows and columns of each image."""
+    """[I, 2] int64; patch rows and columns of each view of an image."""
     patch_targets: torch.Tensor
-    """[P] int64; flat position row * S + column that each patch's token takes."""
+    """[P / s^2] int64; flat position row * S + column of each image token, which s x s consecutive patches become
+    (s = ``ImageRule.shuffle``, 1 in early fusion)."""
     source: torch.Tensor
     """[B, S] int64; index of the position's source in the mixture."""
     kind: torch.Tensor

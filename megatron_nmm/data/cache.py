@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from threading import Lock
 
-from megatron_nmm.data.images import Pixels
+from megatron_nmm.data.decoders.protocol import Pixels
 
 
 class PixelCache:
@@ -17,6 +17,10 @@ class PixelCache:
         self._items: OrderedDict[Hashable, Pixels] = OrderedDict()
         self._bytes = 0
 
+    def keeps(self, size: int) -> bool:
+        """Whether an image of ``size`` bytes of pixels is kept."""
+        return size <= self._largest
+
     def get(self, key: Hashable, make: Callable[[], Pixels]) -> Pixels:
         """The pixels under ``key``, made outside the lock when they are not there. Not to be written to."""
         with self._lock:
@@ -24,7 +28,7 @@ class PixelCache:
                 self._items.move_to_end(key)
                 return self._items[key]
         pixels = make()
-        if pixels.nbytes <= self._largest:
+        if self.keeps(pixels.nbytes):
             self._keep(key, pixels)
         return pixels
 

@@ -46,19 +46,30 @@ class _Layout:
         return filled
 
 
-def collate(rows: Sequence[Row], sequence_length: int, image: int, pad: int, patch_values: int) -> Batch:
+def collate(
+    rows: Sequence[Row],
+    sequence_length: int,
+    image: int,
+    pad: int,
+    patch_values: int,
+    layout_ids: Sequence[int] = (),
+    shuffle: int = 1,
+) -> Batch:
     """The batch of these rows.
 
-    image, pad: token ids; patch_values: C * p * p, the width of ``Batch.patches`` also when there are none.
+    image, pad: token ids; patch_values: C * p * p, the width of ``Batch.patches`` also when there are none;
+    layout_ids: tokens that lay out images and, like placeholders, are not supervised (``rule.layout_ids``);
+    shuffle: side of the square of patches that takes one placeholder (``ImageRule.shuffle``).
     """
     layout = _lay_out(rows, sequence_length)
     tokens = layout.empty(pad)
     if layout.samples:
         tokens[layout.places] = np.concatenate([sample.tokens for sample in layout.samples])
     modality = np.where(tokens == image, 1, 0)
-    labels, weight = _labels(layout, tokens, image)
+    of_images = np.isin(tokens, (image, *layout_ids))
+    labels, weight = _labels(layout, tokens, of_images)
     targets = np.flatnonzero(modality)
-    blocks, grids, patches = _images(layout, targets, patch_values)
+    blocks, grids, patches = _images(layout, targets, of_images, patch_values, shuffle**2)
     document_starts = _document_starts(rows, sequence_length)
     shape = (len(rows), sequence_length)
     return Batch(
@@ -95,36 +106,44 @@ def _lay_out(rows: Sequence[Row], sequence_length: int) -> _Layout:
     return _Layout(len(rows), sequence_length, samples_of_all, first, lengths, places)
 
 
-def _labels(layout: _Layout, tokens: Integers, image: int) -> tuple[Integers, npt.NDArray[np.float32]]:
+def _labels(
+    layout: _Layout, tokens: Integers, of_images: npt.NDArray[np.bool_]
+) -> tuple[Integers, npt.NDArray[np.float32]]:
     """([B * S] next tokens, [B * S] weight 1 where the next token is text of the same sample)."""
     weight = np.zeros(len(tokens), dtype=np.float32)
     weight[layout.places] = 1
     weight[layout.starts + layout.lengths - 1] = 0
     labels = np.roll(tokens, -1)
-    weight[labels == image] = 0
+    weight[np.roll(of_images, -1)] = 0
     labels[weight == 0] = 0
     return labels, weight
 
 
 def _images(
-    layout: _Layout, targets: Integers, patch_values: int
+    layout: _Layout, targets: Integers, of_images: npt.NDArray[np.bool_], patch_values: int, merged: int
 ) -> tuple[Integers, Integers, npt.NDArray[np.float32]]:
-    """([I, 3] row, start, end; [I, 2] grids; [P, C * p * p]) of all images, in the order of their placeholders."""
-    patches = [image for sample in layout.samples for image in sample.patches]
+    """([I, 3] row, start, end; [I, 2] grids; [P, C * p * p]) of all views, in the order of their placeholders.
+
+    targets: flat positions of all placeholders; of_images: [B * S] whether a token is a placeholder or lays one out;
+    merged: patches per placeholder. A block reaches from the first to the last placeholder of its view, with the
+    line ends between them.
+    """
+    patches = [view for sample in layout.samples for view in sample.patches]
     grids = [grid for sample in layout.samples for grid in sample.grids]
-    counts = np.array([grid.patches for grid in grids], dtype=np.int64)
+    counts = np.array([grid.patches // merged for grid in grids], dtype=np.int64)
     # Samples are checked one by one: two faults that cancel out must not pass.
     ends = np.searchsorted(targets, layout.starts + layout.lengths)
     begins = np.searchsorted(targets, layout.starts)
     for sample, found in zip(layout.samples, ends - begins, strict=True):
         needed = sum(grid.patches for grid in sample.grids)
-        assert found == needed == sum(map(len, sample.patches)), (
+        assert found * merged == needed == sum(map(len, sample.patches)), (
             f"sample {sample.id!r} has {found} image placeholders for {needed} patches"
         )
     last = np.cumsum(counts) - 1
     first = targets[last - counts + 1]
     end = targets[last] + 1
-    assert (end - first == counts).all(), "the placeholders of an image are not contiguous"
+    inside = np.concatenate([[0], np.cumsum(of_images)])
+    assert (inside[end] - inside[first] == end - first).all(), "the placeholders of an image are not contiguous"
     blocks = np.stack([first // layout.length, first % layout.length, (end - 1) % layout.length + 1], axis=1)
     together = np.concatenate(patches) if patches else np.zeros((0, patch_values), dtype=np.float32)
     assert together.shape[1] == patch_values, f"patches of {together.shape[1]} values, the model has {patch_values}"

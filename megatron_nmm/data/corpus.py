@@ -12,9 +12,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute
 
+from megatron_nmm.data.decoders.protocol import Size
 from megatron_nmm.data.indexed import IndexedReader
 from megatron_nmm.data.json_file import read_json
-from megatron_nmm.data.records import KINDS
+from megatron_nmm.data.raw.record import KINDS
 from megatron_nmm.data.rule import Grid, ImageRule, rule_from_json
 from megatron_nmm.data.tables import read_table
 from megatron_nmm.data.tokenise import CORPUS_FORMAT, CORPUS_VERSION
@@ -32,9 +33,11 @@ class Sample:
     tokens: npt.NDArray[np.int32]
     """[tokens], read-only view of tokens.bin."""
     images: tuple[tuple[int, int], ...]
-    """(shard, number in its images.bin) of each image, in order."""
+    """(shard, number in its images.bin) of the image of each view; an image with several views is repeated."""
+    sizes: tuple[Size, ...]
+    """Pixels of each image as decoded at full size."""
     grids: tuple[Grid, ...]
-    """Patches of each image."""
+    """Patches of each view."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,12 @@ class _Shard:
     ids: pa.StringArray
     kinds: npt.NDArray[np.int8]
     image_numbers: npt.NDArray[np.int64]
+    heights: npt.NDArray[np.int32]
+    widths: npt.NDArray[np.int32]
     grid_rows: npt.NDArray[np.int32]
     grid_columns: npt.NDArray[np.int32]
     image_starts: npt.NDArray[np.int64]
-    """[samples + 1] where each sample's images begin in the three arrays above."""
+    """[samples + 1] where each sample's views begin in the five arrays above."""
 
 
 class Corpus:
@@ -79,6 +84,7 @@ class Corpus:
             kind=int(shard.kinds[row]),
             tokens=shard.tokens[row],
             images=tuple((place, image) for image in shard.image_numbers[own].tolist()),
+            sizes=tuple(map(Size, shard.heights[own].tolist(), shard.widths[own].tolist())),
             grids=tuple(map(Grid, shard.grid_rows[own].tolist(), shard.grid_columns[own].tolist())),
         )
 
@@ -98,9 +104,8 @@ class Corpus:
             )
         if self.info["counts"].get("images") and self.rule != rule:
             raise DataError(
-                f"corpus {self.folder} was tokenised for image_size {self.rule.image_size} and patch {self.rule.patch} "
-                f"but the run has data.image_size={rule.image_size} and model.vision.patch={rule.patch}; set "
-                "these two or tokenise the corpus again with tools/tokenise.py"
+                f"corpus {self.folder} was tokenised for {self.rule.settings()} but the run has {rule.settings()}; set "
+                "these or tokenise the corpus again with tools/tokenise.py"
             )
 
 
@@ -131,20 +136,23 @@ def _open_shard(corpus: Path, entry: dict[str, Any]) -> _Shard:
                 f"{path} has {path.stat().st_size} bytes where {size} were written; the file is torn: "
                 f"remove {folder} and run the same tools/tokenise.py again"
             )
-    columns = ["id", "kind", "images", "grid_rows", "grid_columns"]
+    columns = ["id", "kind", "images", "heights", "widths", "grid_rows", "grid_columns"]
     table = read_table(folder / "samples.parquet", columns).combine_chunks()
-    lists = _chunk(table.column("images"), pa.list_(pa.int64()))
-    grid_rows = _chunk(table.column("grid_rows"), pa.list_(pa.int32()))
-    grid_columns = _chunk(table.column("grid_columns"), pa.list_(pa.int32()))
+    images = _chunk(table.column("images"), pa.list_(pa.int64()))
+    heights, widths, grid_rows, grid_columns = (
+        _chunk(table.column(name), pa.list_(pa.int32())).values.to_numpy() for name in columns[3:]
+    )
     shard = _Shard(
         tokens=IndexedReader(folder / "tokens"),
         images=IndexedReader(folder / "images"),
         ids=_chunk(table.column("id"), pa.string()),
         kinds=_kinds(table.column("kind")),
-        image_numbers=lists.values.to_numpy(),
-        grid_rows=grid_rows.values.to_numpy(),
-        grid_columns=grid_columns.values.to_numpy(),
-        image_starts=lists.offsets.to_numpy().astype(np.int64),
+        image_numbers=images.values.to_numpy(),
+        heights=heights,
+        widths=widths,
+        grid_rows=grid_rows,
+        grid_columns=grid_columns,
+        image_starts=images.offsets.to_numpy().astype(np.int64),
     )
     if len(shard.tokens) != table.num_rows:
         raise DataError(

@@ -4,8 +4,9 @@ Decoded images are kept (bounded) before anything random happens to them; crop, 
 epoch, from nothing else.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +14,25 @@ import numpy.typing as npt
 from megatron_nmm.config import RunConfig
 from megatron_nmm.data.cache import PixelCache
 from megatron_nmm.data.corpus import Corpus, Sample
-from megatron_nmm.data.images import Decoder, Pixels
-from megatron_nmm.data.rule import Grid, ImageRule
-from megatron_nmm.data.transforms import add_noise, augment, normalise, patchify, resize, sample_generator
+from megatron_nmm.data.decoders.protocol import Decoder, Least, Pixels, Size
+from megatron_nmm.data.rule import Grid, ImageRule, View, rule_of
+from megatron_nmm.data.transforms import (
+    Crop,
+    add_noise,
+    centre,
+    draw_crop,
+    normalise,
+    pad,
+    patchify,
+    sample_generator,
+    whole,
+)
 from megatron_nmm.errors import DataError
+
+Patches = npt.NDArray[np.float32]
+"""[patches, C * p * p] of one view."""
+Decode = Callable[[Least | None], Pixels]
+"""Decodes one image, at a reduced scale as far as the given size allows."""
 
 
 @dataclass(frozen=True)
@@ -28,26 +44,35 @@ class Loaded:
     source: int
     tokens: npt.NDArray[np.int32]
     """[tokens]"""
-    patches: tuple[npt.NDArray[np.float32], ...]
-    """Per image [patches, C * p * p]."""
+    patches: tuple[Patches, ...]
+    """Per view [patches, C * p * p]."""
     grids: tuple[Grid, ...]
+    """Per view."""
 
 
 @dataclass(frozen=True)
 class Variation:
-    """What training changes about an image; validation and prompts use :data:`PLAIN`."""
+    """What is done to an image beyond its rule."""
 
     augment: bool
+    """A random part of it, perhaps mirrored (square rule only)."""
     noise: float
     seed: int
+    centred: bool = False
+    """Without ``augment``: the largest square in its middle instead of the whole image (square rule only)."""
 
 
 PLAIN = Variation(augment=False, noise=0.0, seed=0)
 
 
+def held_out_variation(run: RunConfig) -> Variation:
+    """What validation and prompts see: nothing random, and centre squares if training sees parts of images."""
+    return Variation(augment=False, noise=0.0, seed=0, centred=run.data.augment)
+
+
 @dataclass(frozen=True)
 class Loader:
-    """Loads samples of one run's corpora."""
+    """Loads samples of one run's corpora; safe to use from several threads."""
 
     rule: ImageRule
     decoder: Decoder
@@ -60,40 +85,91 @@ class Loader:
         patches = self._patches(corpus, source, sample, epoch)
         return Loaded(sample.id, sample.kind, source, sample.tokens, patches, sample.grids)
 
-    def _patches(self, corpus: Corpus, source: int, sample: Sample, epoch: int) -> tuple[npt.NDArray[np.float32], ...]:
-        """Per image of the sample, its normalised patches."""
+    def _patches(self, corpus: Corpus, source: int, sample: Sample, epoch: int) -> tuple[Patches, ...]:
+        """Per view of the sample, its normalised patches."""
         if not sample.images:
             return ()
-        varied = self.variation.augment or self.variation.noise > 0
-        generator = sample_generator(self.variation.seed, sample.id, epoch) if varied else None
-        patches = []
-        for place in sample.images:
-            # Without random crops the resized image is what repeats; with them only the decoded one is.
-            pixels = self.cache.get((source, *place), partial(self._pixels, corpus, sample, place))
-            if self.variation.augment and generator is not None:
-                pixels = augment(pixels, self.rule.image_size, generator)
-            values = normalise(patchify(pixels, self.rule.patch))
-            if self.variation.noise > 0 and generator is not None:
-                values = add_noise(values, self.variation.noise, generator)
-            patches.append(values)
+        generator = sample_generator(self.variation.seed, sample.id, epoch)
+        patches: list[Patches] = []
+        while len(patches) < len(sample.images):
+            first = len(patches)
+            place, size = sample.images[first], sample.sizes[first]
+            views = self.rule.views(size.height, size.width)
+            assert sample.grids[first : first + len(views)] == tuple(view.grid for view in views), sample.id
+            decode = partial(self._decode, corpus, sample, place)
+            if self.variation.augment:
+                seen = [self._part(decode, (source, *place), size, view, generator) for view in views]
+            else:
+                seen = self._whole(decode, (source, *place), size, views)
+            for pixels, view in zip(seen, views, strict=True):
+                values = to_patches(pixels, view, self.rule)
+                if self.variation.noise > 0:
+                    values = add_noise(values, self.variation.noise, generator)
+                patches.append(values)
         return tuple(patches)
 
-    def _pixels(self, corpus: Corpus, sample: Sample, place: tuple[int, int]) -> Pixels:
+    def _part(
+        self, decode: Decode, key: tuple[int, ...], size: Size, view: View, generator: np.random.Generator
+    ) -> Pixels:
+        """A random part of the image. What repeats is the decoded image: it is kept if it is small."""
+        crop = draw_crop(size.height, size.width, generator)
+        if self.cache.keeps(size.height * size.width * 3):
+            pixels = self.cache.get(key, partial(decode, None))
+        else:
+            pixels = decode(crop.least(view.height, view.width))
+        return crop.apply(pixels, view.height, view.width)
+
+    def _whole(self, decode: Decode, key: tuple[int, ...], size: Size, views: tuple[View, ...]) -> list[Pixels]:
+        """Every view of the image, decoded once at most. What repeats are the resized views."""
+        crop = _plain_crop(self.variation.centred, size)
+        decoded = cache(partial(decode, crop.least(views[-1].height, views[-1].width)))
+
+        def resized(view: View) -> Pixels:
+            return crop.apply(decoded(), view.height, view.width)
+
+        return [self.cache.get((*key, view.height, view.width), partial(resized, view)) for view in views]
+
+    def _decode(self, corpus: Corpus, sample: Sample, place: tuple[int, int], least: Least | None) -> Pixels:
         try:
-            pixels = self.decoder.decode(corpus.image(*place))
+            return self.decoder.decode(corpus.image(*place), least)
         except DataError as error:
             raise DataError(
                 f"sample {sample.id!r} of corpus {corpus.folder}: {error}; "
                 "replace or remove its image and tokenise again"
             ) from error
-        return pixels if self.variation.augment else resize(pixels, self.rule.image_size)
 
 
-def image_patches(encoded: bytes, rule: ImageRule, decoder: Decoder) -> npt.NDArray[np.float32]:
-    """[patches, C * p * p] of one encoded image, without variation."""
-    return normalise(patchify(resize(decoder.decode(encoded), rule.image_size), rule.patch))
+def image_patches(
+    encoded: bytes, rule: ImageRule, decoder: Decoder, centred: bool = False
+) -> tuple[tuple[Patches, ...], tuple[View, ...]]:
+    """Per view of one encoded image its patches, without variation, and the views; ``centred`` as in Variation."""
+    pixels = decoder.decode(encoded)
+    size = Size(pixels.shape[0], pixels.shape[1])
+    views = rule.views(size.height, size.width)
+    crop = _plain_crop(centred, size)
+    patches = [to_patches(crop.apply(pixels, view.height, view.width), view, rule) for view in views]
+    return tuple(patches), views
+
+
+def to_patches(pixels: Pixels, view: View, rule: ImageRule) -> Patches:
+    """The patches of a view from its pixels, padded to its grid."""
+    padded = pad(pixels, view.grid.rows * rule.patch, view.grid.columns * rule.patch)
+    return normalise(patchify(padded, rule.patch, rule.shuffle))
 
 
 def run_rule(run: RunConfig) -> ImageRule:
     """The image rule a run's configuration asks for; raises DataError when its sizes do not fit each other."""
-    return ImageRule(image_size=run.data.image_size, patch=run.model.vision.patch)
+    return rule_of(
+        run.data.image_rule,
+        patch=run.model.vision.patch,
+        image_size=run.data.image_size,
+        min_patches=run.data.min_patches,
+        max_patches=run.data.max_patches,
+        multi_scale=run.data.multi_scale,
+        # Early fusion embeds patch by patch; an encoder's connector merges 2 x 2 patches into one token (NaViL 3.1).
+        shuffle=1 if run.model.vision.depth == 0 else 2,
+    )
+
+
+def _plain_crop(centred: bool, size: Size) -> Crop:
+    return centre(size.height, size.width) if centred else whole(size.height, size.width)

@@ -1,10 +1,12 @@
 """The pack plan of a corpus: which samples share a packed row, worked out once and written beside the corpus.
 
-``<corpus>/plan-<sequence_length>/{plan.parquet,rejected.parquet,report.json}``; the folder appears whole or not at all.
+``<corpus>/plan-<sequence_length>/{plan.parquet,rejected.parquet,report.json,histogram.png}``; the folder appears whole
+or not at all. Plans for several sequence lengths stand side by side.
 """
 
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +17,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from megatron_nmm.config import SourceConfig
-from megatron_nmm.data.corpus import read_info
 from megatron_nmm.data.json_file import read_json, write_json
-from megatron_nmm.data.packing import Bins, Limits, lower_bound, pack
+from megatron_nmm.data.packing import Bins, Limits, pack
 from megatron_nmm.data.permutation import Permutation
-from megatron_nmm.data.tables import PLAN, PLAN_REJECTED, read_table
+from megatron_nmm.data.plan_input import PackInput, Tell, read_input, reasons, usable
+from megatron_nmm.data.plan_report import Packed, figures, measure
+from megatron_nmm.data.tables import PLAN, PLAN_REJECTED, TableWriter, read_table
 from megatron_nmm.errors import DataError
 from megatron_nmm.files.durable import sync_files, sync_folder
 
 PLAN_VERSION = 1
 REPORT = "report.json"
+PICTURE = "histogram.png"
+
+Draw = Callable[[Path, Packed, str], None]
+"""Writes a picture of packs under a title."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +40,14 @@ class PackSettings:
 
     sequence_length: int
     vision_patches: int | None = None
-    """Most encoder patches in a pack; None = as many as tokens."""
+    """Most encoder patches in a pack; None = no limit."""
     seed: int = 0
     """Chooses which samples of equal size share a pack, and the order of packs."""
 
-
-@dataclass(frozen=True)
-class _Sizes:
-    """What packing needs to know of each sample: [samples] each."""
-
-    ids: pa.ChunkedArray
-    tokens: npt.NDArray[np.int64]
-    patches: npt.NDArray[np.int64]
+    @property
+    def limits(self) -> Limits:
+        """Of one pack."""
+        return Limits(self.sequence_length, self.vision_patches)
 
 
 def plan_folder(corpus: Path, sequence_length: int) -> Path:
@@ -53,25 +56,50 @@ def plan_folder(corpus: Path, sequence_length: int) -> Path:
 
 
 def write_plan(corpus: Path, folder: Path, settings: PackSettings) -> dict[str, Any]:
-    """Pack ``corpus`` into ``folder``, replacing an older plan there, and return the report.
+    """``write_plans`` of one plan, without a picture; returns its report."""
+    return write_plans(corpus, {folder: settings})[folder]
 
-    Raises DataError when the corpus cannot be read, no sample fits, ``folder`` is something else than a plan, or the
-    disk refuses; an older plan is intact then.
+
+def write_plans(
+    corpus: Path, plans: Mapping[Path, PackSettings], tell: Tell | None = None, draw: Draw | None = None
+) -> dict[Path, dict[str, Any]]:
+    """Pack ``corpus`` into each folder, replacing an older plan there, and return the reports; ``draw`` adds a picture.
+
+    Raises DataError when the corpus cannot be read, no sample fits, a folder is something else than a plan, or the
+    disk refuses; an older plan in that folder is intact then, and the plans before it are written.
     """
-    info = read_info(corpus)
-    if folder.exists() and not (folder / REPORT).is_file():
-        raise DataError(f"{folder} exists and is no pack plan; give another place, or remove it")
-    sizes = _read_sizes(corpus, info)
-    limits = Limits(settings.sequence_length, settings.vision_patches)
-    rejected = _rejections(sizes, limits)
-    fits = np.setdiff1d(np.arange(len(sizes.tokens)), np.array(list(rejected), dtype=np.int64), assume_unique=True)
+    tell = tell or _silent
+    for folder in plans:
+        if folder.exists() and not (folder / REPORT).is_file():
+            raise DataError(f"{folder} exists and is no pack plan; give another place, or remove it")
+    given = read_input(corpus, tell)
+    return {folder: _write_one(given, folder, settings, tell, draw) for folder, settings in plans.items()}
+
+
+def _write_one(given: PackInput, folder: Path, settings: PackSettings, tell: Tell, draw: Draw | None) -> dict[str, Any]:
+    mask = usable(given, settings.limits)
+    fits, rejected = np.flatnonzero(mask), np.flatnonzero(~mask)
     if not len(fits):
-        reason = next(iter(rejected.values()), "the corpus holds no samples; look into its rejected.parquet")
-        raise DataError(f"no sample of {corpus} can be packed: {reason}")
-    bins = _shuffled_bins(fits, sizes, limits, settings.seed)
-    report = _report(info, settings, sizes, fits, bins)
+        reason = next(reasons(given, settings.limits, rejected), "")
+        reason = reason or "the corpus holds no samples; look into its rejected.parquet"
+        raise DataError(f"no sample of {given.corpus} can be packed: {reason}")
+    what = f"packing {settings.sequence_length}"
+    bins = _shuffled_bins(fits, given, settings, lambda done: tell(what, done, len(fits)))
+    packed = measure(bins, given.tokens, given.patches, settings.limits)
+    counts = {"samples": len(given.tokens), "packed": len(fits), "rejected": len(rejected)}
+    identity = {"version": PLAN_VERSION, "corpus": given.info["fingerprint"], **asdict(settings)}
+    report = {**identity, **counts, **figures(packed)}
     try:
-        _write_folder(folder, bins, sizes, rejected, report)
+        partial = _empty_folder(folder.with_name(folder.name + ".partial"))
+        try:
+            _write_tables(partial, packed, given, rejected)
+            write_json(partial / REPORT, report)
+            if draw is not None:
+                draw(partial / PICTURE, packed, str(given.info["source"]))
+            sync_files(partial)
+            _take_place(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise DataError(f"writing {folder} failed: {error.strerror or error}; make room or fix permissions") from error
     return report
@@ -109,96 +137,52 @@ class Plan:
         return numbers
 
 
-def _read_sizes(corpus: Path, info: dict[str, Any]) -> _Sizes:
-    columns = ["id", "tokens", "patches"]
-    tables = [read_table(corpus / shard["folder"] / "samples.parquet", columns) for shard in info["shards"]]
-    table = pa.concat_tables(tables)
-    return _Sizes(
-        ids=table.column("id"),
-        tokens=table.column("tokens").to_numpy().astype(np.int64),
-        patches=table.column("patches").to_numpy().astype(np.int64),
-    )
-
-
-def _rejections(sizes: _Sizes, limits: Limits) -> dict[int, str]:
-    """Sample number -> why no pack can hold it, in order of the numbers."""
-    reasons: dict[int, str] = {}
-    for sample in np.flatnonzero(sizes.tokens > limits.tokens).tolist():
-        reasons[sample] = (
-            f"{sizes.tokens[sample]} tokens do not fit a pack of {limits.tokens}; "
-            f"use --sequence-length {sizes.tokens[sample]} or more, or split the document"
-        )
-    most_patches = limits.patches if limits.patches is not None else np.iinfo(np.int64).max
-    for sample in np.flatnonzero(sizes.patches > most_patches).tolist():
-        reasons[sample] = (
-            f"{sizes.patches[sample]} patches do not fit a pack of {limits.patches}; "
-            f"use --vision-patches {sizes.patches[sample]} or more, or split the document"
-        )
-    codes = sizes.ids.combine_chunks().dictionary_encode().indices.to_numpy()
-    _, first = np.unique(codes, return_index=True)
-    for sample in np.setdiff1d(np.arange(len(codes)), first, assume_unique=True).tolist():
-        reasons[sample] = "the id stands earlier in the corpus already; give every record an id of its own"
-    return dict(sorted(reasons.items()))
-
-
-def _shuffled_bins(fits: npt.NDArray[np.int64], sizes: _Sizes, limits: Limits, seed: int) -> Bins:
+def _shuffled_bins(
+    fits: npt.NDArray[np.int64], given: PackInput, settings: PackSettings, tell: Callable[[int], None]
+) -> Bins:
     """Packs of sample numbers: neighbours of the corpus are spread over packs, and packs of all lengths mix."""
-    samples = fits[Permutation(len(fits), seed, 0).all()]
-    bins = pack(sizes.tokens[samples], sizes.patches[samples], limits)
-    order = Permutation(len(bins), seed, 1).all()
+    samples = fits[Permutation(len(fits), settings.seed, 0).all()]
+    bins = pack(given.tokens[samples], given.patches[samples], settings.limits, tell)
+    lengths = np.diff(bins.starts)
+    place = np.empty(len(bins), dtype=np.int64)
+    place[Permutation(len(bins), settings.seed, 1).all()] = np.arange(len(bins))
     # Inside a pack the permuted place, not the length, decides the order.
-    return [samples[sorted(bins[number])].tolist() for number in order]
+    order = np.lexsort((bins.samples, np.repeat(place, lengths)))
+    return Bins(samples[bins.samples[order]], np.concatenate([[0], np.cumsum(lengths[np.argsort(place)])]))
 
 
-def _report(
-    info: dict[str, Any], settings: PackSettings, sizes: _Sizes, fits: npt.NDArray[np.int64], bins: Bins
-) -> dict[str, Any]:
-    """What a user wants to know of a plan, and what a run must check."""
-    limits = Limits(settings.sequence_length, settings.vision_patches)
-    patches = np.array([int(sizes.patches[samples].sum()) for samples in bins])
-    bound = lower_bound(sizes.tokens[fits], sizes.patches[fits], limits)
-    return {
-        "version": PLAN_VERSION,
-        "corpus": info["fingerprint"],
-        **asdict(settings),
-        "samples": len(sizes.tokens),
-        "packed": len(fits),
-        "rejected": len(sizes.tokens) - len(fits),
-        "packs": len(bins),
-        "lower_bound": bound,
-        "above_lower_bound": round(len(bins) / bound - 1, 6),
-        "fill": round(int(sizes.tokens[fits].sum()) / (len(bins) * settings.sequence_length), 6),
-        "samples_per_pack": round(len(fits) / len(bins), 3),
-        "patches": {
-            "p50": int(np.percentile(patches, 50)),
-            "p99": int(np.percentile(patches, 99)),
-            "max": int(patches.max()),
-        },
-    }
+def _write_tables(folder: Path, packed: Packed, given: PackInput, rejected: npt.NDArray[np.int64]) -> None:
+    lists = pa.ListArray.from_arrays(pa.array(packed.bins.starts, pa.int32()), pa.array(packed.bins.samples))
+    columns = {"samples": lists, "tokens": packed.tokens, "patches": packed.patches}
+    pq.write_table(pa.table(columns, schema=PLAN), folder / "plan.parquet", compression="zstd")
+    writer = TableWriter(folder / "rejected.parquet", PLAN_REJECTED)
+    rows = zip(given.ids(rejected), rejected.tolist(), reasons(given, packed.limits, rejected), strict=True)
+    for row in rows:
+        writer.append(*row)
+    writer.close()
 
 
-def _write_folder(folder: Path, bins: Bins, sizes: _Sizes, rejected: dict[int, str], report: dict[str, Any]) -> None:
-    """Write everything under a temporary name, then take the place of an older plan."""
-    partial, older = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".older")
-    for leftover in (partial, older):
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir(parents=True)
-    columns = {
-        "samples": bins,
-        "tokens": [int(sizes.tokens[samples].sum()) for samples in bins],
-        "patches": [int(sizes.patches[samples].sum()) for samples in bins],
-    }
-    pq.write_table(pa.table(columns, schema=PLAN), partial / "plan.parquet", compression="zstd")
-    lost = {
-        "id": [sizes.ids[sample].as_py() for sample in rejected],
-        "sample": list(rejected),
-        "reason": list(rejected.values()),
-    }
-    pq.write_table(pa.table(lost, schema=PLAN_REJECTED), partial / "rejected.parquet", compression="zstd")
-    write_json(partial / REPORT, report)
-    sync_files(partial)
+def _empty_folder(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _take_place(partial: Path, folder: Path) -> None:
+    """Put ``partial`` where an older plan may be, which comes back when that fails."""
+    older = folder.with_name(folder.name + ".older")
+    shutil.rmtree(older, ignore_errors=True)
     if folder.exists():
         os.rename(folder, older)
-    os.rename(partial, folder)
-    sync_folder(folder.parent)
+    try:
+        os.rename(partial, folder)
+        sync_folder(folder.parent)
+    except BaseException:
+        if older.exists() and not folder.exists():
+            os.rename(older, folder)
+        raise
     shutil.rmtree(older, ignore_errors=True)
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""

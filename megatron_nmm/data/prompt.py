@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from megatron_nmm.config import RunConfig
 from megatron_nmm.data.batch import Batch
 from megatron_nmm.data.collate import collate
-from megatron_nmm.data.compose import compose, segments
-from megatron_nmm.data.images import PillowDecoder
+from megatron_nmm.data.compose import compose
+from megatron_nmm.data.decoders.select import choose
 from megatron_nmm.data.load import Loaded, image_patches, run_rule
-from megatron_nmm.data.records import KINDS
+from megatron_nmm.data.raw.record import KINDS, segments
+from megatron_nmm.data.rule import layout_ids
 from megatron_nmm.data.tokens import Tokenizer
 from megatron_nmm.errors import DataError
 
@@ -23,7 +24,7 @@ def prompt_batch(run: RunConfig, tokenizer: Tokenizer, prompts: Sequence[Prompt]
     an image cannot be decoded, or a prompt is empty or longer than the row.
     """
     row_length = run.data.sequence_length if length is None else length
-    rule, decoder = run_rule(run), PillowDecoder()
+    rule, decoder = run_rule(run), choose(run.data.decoder, run.data.decode)
     rows = []
     for number, (text, images) in enumerate(prompts):
         parts = segments(text)
@@ -33,20 +34,28 @@ def prompt_batch(run: RunConfig, tokenizer: Tokenizer, prompts: Sequence[Prompt]
                 "give one image for each marker"
             )
         try:
-            patches = tuple(image_patches(encoded, rule, decoder) for encoded in images)
+            seen = [image_patches(encoded, rule, decoder, centred=run.data.augment) for encoded in images]
         except DataError as error:
             raise DataError(f"prompt {number}: {error}") from error
-        grid = rule.grid(rule.image_size, rule.image_size)
-        tokens = compose(
-            [tokenizer.encode(part) for part in parts], [rule.tokens(grid)] * len(images), tokenizer, end=False
-        )
+        image_ids = [rule.image_ids(views, tokenizer.special) for _, views in seen]
+        tokens = compose([tokenizer.encode(part) for part in parts], image_ids, tokenizer, end=False)
         if not 0 < len(tokens) <= row_length:
             raise DataError(
                 f"prompt {number} has {len(tokens)} tokens, a row holds 1 to {row_length}; "
                 "give it some text, or shorten it"
             )
-        rows.append([Loaded(f"prompt-{number}", _kind(images), 0, tokens, patches, (grid,) * len(images))])
-    return collate(rows, row_length, tokenizer.image, tokenizer.pad, run.model.vision.patch_values)
+        patches = tuple(view for of_image, _ in seen for view in of_image)
+        grids = tuple(view.grid for _, views in seen for view in views)
+        rows.append([Loaded(f"prompt-{number}", _kind(images), 0, tokens, patches, grids)])
+    return collate(
+        rows,
+        row_length,
+        tokenizer.image,
+        tokenizer.pad,
+        run.model.vision.patch_values,
+        layout_ids(tokenizer.special),
+        rule.shuffle,
+    )
 
 
 def _kind(images: Sequence[bytes]) -> int:

@@ -1,9 +1,8 @@
-"""What a data tool shows: a progress bar over the bytes of one input file, and the first things it rejected."""
+"""What a data tool shows: a progress bar over the bytes it reads, and the first things it rejected."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,8 +13,8 @@ SHOWN_REJECTIONS = 5
 
 
 @contextmanager
-def reading(path: Path, console: Console) -> Iterator[Tell]:
-    """Show how far reading ``path`` is; the bar is full and stays when the block ends."""
+def reading(what: str, total: int, console: Console) -> Iterator[Tell]:
+    """Show how much of the ``total`` bytes of ``what`` is read; the bar is full and stays when the block ends."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -24,8 +23,7 @@ def reading(path: Path, console: Console) -> Iterator[Tell]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        total = path.stat().st_size
-        task = progress.add_task(path.name, total=total, samples=0)
+        task = progress.add_task(what, total=total, samples=0)
 
         def tell(done: int, samples: int) -> None:
             progress.update(task, completed=done, samples=samples)

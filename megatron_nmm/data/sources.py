@@ -7,7 +7,9 @@ from pathlib import Path
 from megatron_nmm.config import RunConfig, SourceConfig
 from megatron_nmm.data.corpus import Corpus
 from megatron_nmm.data.load import run_rule
+from megatron_nmm.data.mixture import Mixture
 from megatron_nmm.data.plan import Plan
+from megatron_nmm.data.portions import portion
 from megatron_nmm.data.tokens import Tokenizer
 from megatron_nmm.errors import ConfigError
 
@@ -43,6 +45,24 @@ def open_tokenizer(run: RunConfig) -> Tokenizer:
             f"{tokenizer.path}; set model.vocabulary={tokenizer.size} or more"
         )
     return tokenizer
+
+
+def run_mixture(
+    run: RunConfig, sources: Sequence[Source], start: int = 0, drawn: Sequence[int] | None = None
+) -> Mixture:
+    """The order of packs of a run over its opened training sources.
+
+    A run that changed its mixture after ``start`` packs gives the packs ``drawn`` of each of ``sources`` by then.
+    Raises ConfigError for weights or limits that make no mixture, and for a run longer than its limits allow.
+    """
+    data = run.data
+    portions = [
+        portion(source.name, config, Path(config.plan_path(data.sequence_length)), source.plan.report, data.share_of)
+        for source, config in zip(sources, data.train, strict=True)
+    ]
+    mixture = Mixture(portions, run.seed, data.temperature, start, drawn)
+    mixture.require(run.steps * data.global_batch)
+    return mixture
 
 
 def _names(sources: Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@ V vocabulary, T tokens, P patches. P1 is "Scaling Laws for Native Multimodal Mod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 from megatron_nmm.config.schema import ImageMask, ModelConfig
 from megatron_nmm.errors import ConfigError, DataError
@@ -159,7 +160,7 @@ def attended_pairs(document_lengths: Sequence[int], image_blocks: Sequence[tuple
     ``image_blocks`` are (start, end exclusive) positions in the row and count only for a bidirectional mask.
     DataError when a block is empty, overlaps another or leaves its document, for then the mask is not defined.
     """
-    pairs = sum(length * (length + 1) // 2 for length in document_lengths)
+    pairs: int = sum(map(causal_pairs, document_lengths))
     if mask == "causal":
         return pairs
     ends = list(accumulate(document_lengths))
@@ -172,9 +173,18 @@ def attended_pairs(document_lengths: Sequence[int], image_blocks: Sequence[tuple
                 f"ends are {ends}: give blocks of one image each, inside one document"
             )
         previous = end
-        # The causal part is counted already; bidirectional adds every later key of the same image.
-        pairs += (end - start) * (end - start - 1) // 2
+        pairs += later_pairs(end - start)
     return pairs
+
+
+def causal_pairs(length: Any) -> Any:
+    """(query, key) pairs of a document of ``length`` tokens: each sees itself and all before; int or integer tensor."""
+    return length * (length + 1) // 2
+
+
+def later_pairs(length: Any) -> Any:
+    """Pairs that bidirectional attention inside an image of ``length`` tokens adds to the causal ones: later keys."""
+    return length * (length - 1) // 2
 
 
 def _sum(table: dict[str, Count], model: ModelConfig) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from megatron_nmm.data.batch import Batch
-from megatron_nmm.data.records import KINDS
+from megatron_nmm.data.raw.record import KINDS
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Self
 
@@ -80,9 +81,25 @@ def step_line(record: Record, steps: int) -> str:
         f"{short(record['image_tokens_per_second'])} img tok/s",
         f"{short(record['flops_per_second'])} FLOP/s",
         f"memory {short(record['memory_bytes'])}",
-        f"wait {100 * record['data_wait_s'] / record['seconds']:.0f}%",
+        f"data wait {100 * record['data_wait_share']:.1f} %",
+        epochs_text(record["epochs"]),
     ]
+    if record["replaced_samples"]:
+        parts.append(f"replaced {short(record['replaced_samples'])} of {short(record['samples'])} samples")
     return "  ".join(parts if record["finite"] else [*parts, "gradients not finite: step skipped"])
+
+
+def epochs_text(epochs: Mapping[str, float]) -> str:
+    """How often the sources were read: the least and the most often read one."""
+    least, most = (f"{times:.3g}" for times in (min(epochs.values()), max(epochs.values())))
+    return f"epoch {least}" if least == most else f"epoch {least}-{most}"
+
+
+def intake_line(record: Record) -> str:
+    """All that a run has read, in one line."""
+    sources = ", ".join(f"{name} {times:.3g}" for name, times in record["epochs"].items())
+    bad = f"; {record['replaced_samples']:,} replaced, {record['quarantined']:,} in quarantine"
+    return f"read {record['samples']:,} samples, epochs: {sources}{bad if record['quarantined'] else ''}"
 
 
 def validation_line(record: Record) -> str:

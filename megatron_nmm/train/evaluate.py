@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from megatron_nmm.config import RunConfig
-from megatron_nmm.data.sources import open_sources, open_tokenizer
-from megatron_nmm.data.stream import held_out
+from megatron_nmm.data.held_out import HeldOut
+from megatron_nmm.data.quarantine import BadSample
 from megatron_nmm.parallel.losses import LossSums
 from megatron_nmm.parallel.schedule import forward_backward
 from megatron_nmm.parallel.world import World
@@ -22,6 +21,8 @@ class Validation:
     """Sources in the order of ``sources``."""
     sources: tuple[str, ...]
     seconds: float
+    bad: tuple[BadSample, ...] = ()
+    """Samples of this rank's packs that could not be loaded; something else stood in for them."""
 
     @property
     def mean(self) -> float:
@@ -30,18 +31,20 @@ class Validation:
         return sum(losses) / len(losses) if losses else math.nan
 
 
-def evaluate(model: torch.nn.Module, run: RunConfig, world: World) -> Validation:
-    """Run ``run.evaluate.sources`` through ``model``, without gradients. Collective.
+def evaluate(model: torch.nn.Module, held_out: HeldOut, world: World) -> Validation:
+    """Run every source of ``held_out`` through ``model``, without gradients. Collective.
 
-    The same packs every time, whatever the layout; raises DataError for a source that cannot be read.
+    The same packs every time, whatever the layout.
     """
     start = time.perf_counter()
-    sources = run.evaluate.sources
-    names = tuple(source.name for source in open_sources(run, sources, open_tokenizer(run)))
-    sums = LossSums.zero(len(sources))
+    names = held_out.source_names
+    sums = LossSums.zero(len(names))
+    bad: list[BadSample] = []
     model.eval()
-    for index, source in enumerate(sources):
-        batches = held_out(run, source, index, world.data_rank, world.data_size)
-        sums = sums + forward_backward(model, batches, world, sources=len(sources), forward_only=True)
+    for source in range(len(names)):
+        read = held_out.batches(source)
+        batches = [microbatch.batch for microbatch in read]
+        sums = sums + forward_backward(model, batches, world, sources=len(names), forward_only=True)
+        bad += [sample for microbatch in read for row in microbatch.rows for sample in row.bad]
     model.train()
-    return Validation(sums, names, time.perf_counter() - start)
+    return Validation(sums, names, time.perf_counter() - start, tuple(bad))

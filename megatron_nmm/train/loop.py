@@ -9,11 +9,12 @@ from megatron_nmm.checkpoint.resume import resume
 from megatron_nmm.checkpoint.save import SaveReport, save
 from megatron_nmm.config import RunConfig
 from megatron_nmm.config.io import to_dict
+from megatron_nmm.data.held_out import HeldOut
 from megatron_nmm.data.stream import Stream, stream
 from megatron_nmm.models.build import build
 from megatron_nmm.parallel.schedule import forward_backward
 from megatron_nmm.parallel.world import World
-from megatron_nmm.train.announce import announcement
+from megatron_nmm.train.announce import announcement, data_line
 from megatron_nmm.train.cadence import due
 from megatron_nmm.train.evaluate import evaluate
 from megatron_nmm.train.journal import Journal
@@ -27,24 +28,28 @@ def train(run: RunConfig, world: World) -> None:
     with (
         claim(run, world),
         Stop(world.any, speaks=world.is_main) as stop,
-        stream(run, world.data_rank, world.data_size) as data,
+        stream(run, world.data_rank, world.data_size, world.device.torch_device.index) as data,
         Journal(run, world) as journal,
     ):
         journal.say(announcement(run, world))
+        held_out = HeldOut(run, world.data_rank, world.data_size) if run.evaluate.sources else None
         model = build(run, world)
         optimizer = Optimizer(run, model, world)
         start = continue_run(run, model, optimizer, data, journal, world)
+        journal.say(data_line(run, data))
 
         for step in range(start + 1, run.steps + 1):
             batches = data.next_step()
             losses = forward_backward(model, batches, world, sources=len(data.source_names))
             update = optimizer.step(step)
             stopping = stop.requested()
-            journal.step(step, losses, update, batches, data, last=stopping)
-            if run.evaluate.sources and due(run.evaluate.every, step, run.steps):
-                journal.validation(step, evaluate(model, run, world))
-            if stopping or due(run.save.every, step, run.steps):
+            saving = stopping or due(run.save.every, step, run.steps)
+            journal.step(step, losses, update, batches, data, saving=saving)
+            if held_out is not None and due(run.evaluate.every, step, run.steps):
+                journal.validation(step, evaluate(model, held_out, world))
+            if saving or journal.too_many_bad:
                 journal.saved(save_run(run, step, model, optimizer, data, journal, world))
+            journal.require_few_bad()
             if stopping:
                 journal.say(f"stopped after step {step}; start the same command again to continue from there")
                 break
@@ -56,14 +61,12 @@ def continue_run(
 ) -> int:
     """Take up the newest intact checkpoint, if there is one; the step it was saved after, else 0. Collective."""
     reached = resume(Path(run.folder), model, optimizer, world, journal.say)
-    step = 0
+    step, consumed = (0, 0) if reached is None else (reached.step, reached.consumed)
     if reached is not None:
-        step = reached.step
-        data.seek(reached.consumed)
-        journal.say(f"continuing after step {step}, {reached.consumed:,} packs consumed")
+        journal.say(f"continuing after step {step}, {consumed:,} packs consumed")
         if step >= run.steps:
             journal.say(f"nothing to do: all {run.steps} steps are taken; --set steps=... takes more")
-    journal.start(step)
+    data.seek(consumed, journal.start(step, consumed, data))
     return step
 
 

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from megatron_nmm.data.records import KINDS
+from megatron_nmm.data.quarantine import Quarantine
+from megatron_nmm.data.raw.record import KINDS
 from megatron_nmm.parallel.losses import LossSums
 from megatron_nmm.train.evaluate import Validation
 from megatron_nmm.train.meter import Reading
@@ -20,10 +21,13 @@ def step_record(
     sources: Sequence[str],
     update: Update,
     reading: Reading,
-    consumed: int,
+    intake: Record,
     elapsed_s: float,
 ) -> Record:
-    """One line of metrics.jsonl for the steps since the line before; ``sums`` are over all of them."""
+    """One line of metrics.jsonl for the steps since the line before; ``sums`` are over all of them.
+
+    ``intake`` is what the run has read so far, as of :func:`intake`.
+    """
     return {
         "event": "step",
         "step": step,
@@ -36,9 +40,21 @@ def step_record(
         "flops_per_second": reading.flops_per_second,
         "memory_bytes": reading.memory_bytes,
         "data_wait_s": reading.data_wait_s,
+        "data_wait_share": reading.data_wait_s / reading.seconds,
         "seconds": reading.seconds,
-        "consumed_packs": consumed,
+        **intake,
         "elapsed_s": elapsed_s,
+    }
+
+
+def intake(consumed: int, epochs: Mapping[str, float], quarantine: Quarantine) -> Record:
+    """What a run has read since its first step: packs, times each source, samples, and what of them was bad."""
+    return {
+        "consumed_packs": consumed,
+        "epochs": dict(epochs),
+        "samples": quarantine.read,
+        "replaced_samples": quarantine.replaced,
+        "quarantined": len(quarantine.found),
     }
 
 

@@ -24,12 +24,19 @@ FREE = (
     "data.tokenizer",
     "data.microbatch",
     "data.workers",
+    "data.train.",
+    "data.share_of",
+    "data.temperature",
+    "data.decoder",
+    "data.max_bad",
+    "data.max_bad_share",
     "save.",
     "evaluate.",
     "journal.",
 )
 """Keys (a dot at the end: all keys below) that may differ when a run is continued: they say how long, where and how
-fast, not what is learnt. The tokenizer's path may move; the corpus names the tokenizer it was made with."""
+fast, not what is learnt. The tokenizer's path may move; the corpus names the tokenizer it was made with. The mixture is
+learnt from, but training in stages changes it on purpose: the run says so, and the ledger keeps both."""
 
 
 @contextmanager

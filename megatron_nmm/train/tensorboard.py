@@ -13,6 +13,8 @@ SCALARS = {
     "flops_per_second": "speed/model_flops_per_second",
     "memory_bytes": "speed/memory_bytes",
     "data_wait_s": "speed/data_wait_s",
+    "data_wait_share": "speed/data_wait_share",
+    "quarantined": "data/quarantined_samples",
 }
 """Key of a step's record -> tag."""
 
@@ -44,5 +46,6 @@ def scalars(record: Record) -> dict[str, float]:
     tags = {f"{top}/loss": record["loss"]}
     tags |= {f"{top}/kind/{name}": part["loss"] for name, part in record["kinds"].items()}
     tags |= {f"{top}/source/{name}": part["loss"] for name, part in record["sources"].items()}
+    tags |= {f"data/epochs/{name}": epochs for name, epochs in record.get("epochs", {}).items()}
     tags |= {tag: record[key] for key, tag in SCALARS.items() if key in record}
     return {tag: value for tag, value in tags.items() if value is not None}

@@ -85,7 +85,11 @@ def test_ends_of_the_ranges_are_legal(change: str) -> None:
 
 
 def test_every_number_of_the_schema_has_a_range_and_every_range_a_number() -> None:
-    numbers = {pattern(key) for key, annotation, _ in leaves(RunConfig, RUN) if annotation in (int, float, int | None)}
+    numbers = {
+        pattern(key)
+        for key, annotation, _ in leaves(RunConfig, RUN)
+        if annotation in (int, float, int | None, float | None)
+    }
     assert numbers == BOUNDS.keys()
 
 

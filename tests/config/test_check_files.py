@@ -46,7 +46,7 @@ def test_defaults_name_what_a_run_needs() -> None:
     [
         (
             "tokenizer.model",
-            ["data.tokenizer {}/tokenizer.model is not a file; train one with tools/train_tokenizer.py"],
+            ["data.tokenizer {}/tokenizer.model does not exist; train one with tools/train_tokenizer.py"],
         ),
         ("train", ["data.train.0.corpus {}/train is not a folder; write it with tools/tokenise.py"]),
         ("held_out", ["evaluate.sources.0.corpus {}/held_out is not a folder; write it with tools/tokenise.py"]),
@@ -71,7 +71,7 @@ def test_a_relative_path_is_told_with_its_start(
     monkeypatch.chdir(tmp_path)
     assert check_files(replace(run, data=replace(run.data, tokenizer="tokenizer.model"))) == ()
     (fault,) = check_files(replace(run, data=replace(run.data, tokenizer="gone.model")))
-    assert fault.fact == f"data.tokenizer gone.model (seen from {tmp_path}) is not a file"
+    assert fault.fact == f"data.tokenizer gone.model (seen from {tmp_path}) does not exist"
 
 
 def test_every_missing_input_at_once(run: RunConfig, tmp_path: Path) -> None:

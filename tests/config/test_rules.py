@@ -11,6 +11,7 @@ from megatron_nmm.config.check import check
 from megatron_nmm.config.overrides import apply
 
 RUN = RunConfig()
+NATIVE = ["data.image_rule=native", "data.augment=false"]
 
 
 def faults(changes: Sequence[str], world_size: int = 1) -> list[str]:
@@ -124,6 +125,29 @@ def faults(changes: Sequence[str], world_size: int = 1) -> list[str]:
             "use data.image_size 154, or data.sequence_length 256",
         ),
         (
+            ["data.multi_scale=true"],
+            1,
+            "data.multi_scale true needs images of native size, and data.image_rule is square; "
+            "use data.image_rule native, or data.multi_scale false",
+        ),
+        (
+            [*NATIVE, "data.min_patches=400", "data.max_patches=300"],
+            1,
+            "data.min_patches 400 is more than data.max_patches 300; use data.min_patches 300",
+        ),
+        (
+            [*NATIVE, "data.sequence_length=256"],
+            1,
+            "data.min_patches 256 makes at least 256 tokens of an image, and with its line ends none fits into "
+            "data.sequence_length 256; use data.min_patches 128, or data.sequence_length 512",
+        ),
+        (
+            ["data.image_rule=native"],
+            1,
+            "data.augment true cuts squares out of images, and data.image_rule native keeps their shape; "
+            "use data.augment false, or data.image_rule square",
+        ),
+        (
             ["schedule.warmup=2000"],
             1,
             "schedule.warmup 2000 is more than steps 1000; use schedule.warmup 1000, or steps 2000",
@@ -162,6 +186,8 @@ def test_layouts_that_are_legal() -> None:
     assert faults(["parallel.distributed_optimizer=true"], 2) == []
     assert faults(["parallel.distributed_optimizer=true"], 1) == []  # a run that shrank to one replica goes on
     assert faults(["optim.weight_decay=5", "optim.decoupled=false"]) == []
+    # The native rule has no use for the side of the square.
+    assert faults([*NATIVE, "data.multi_scale=true", "data.image_size=230"]) == []
 
 
 SMALL_CHOICES: dict[str, list[int]] = {

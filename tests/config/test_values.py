@@ -54,6 +54,7 @@ def test_incomplete_group_takes_defaults_only_when_allowed() -> None:
     assert faults == [
         's.plan is missing; add it; this version\'s default is ""',
         "s.weight is missing; add it; this version's default is 1.0",
+        "s.max_epochs is missing; add it; this version's default is null",
     ]
 
 

@@ -12,15 +12,15 @@ from PIL import Image
 
 from megatron_nmm.config.schema import DataConfig, EvaluateConfig, ModelConfig, RunConfig, SourceConfig, VisionConfig
 from megatron_nmm.data.plan import PackSettings, plan_folder, write_plan
-from megatron_nmm.data.rule import ImageRule
-from megatron_nmm.data.shard import Settings
+from megatron_nmm.data.rule import ImageRule, SquareRule
+from megatron_nmm.data.settings import Settings
 from megatron_nmm.data.tokenise import tokenise
 from megatron_nmm.data.tokens import Tokenizer
 from megatron_nmm.data.vocabulary import learn
 
 WORDS = ("red", "green", "blue", "round", "square", "small", "large", "plus", "is", "a", "thing.")
 VOCABULARY = 320
-RULE = ImageRule(image_size=8, patch=4)
+RULE = SquareRule(image_size=8, patch=4)
 """Four patches an image."""
 
 
@@ -91,8 +91,17 @@ def corpus(folder: Path, name: str, records: Sequence[dict[str, Any]], length: i
     return folder / name
 
 
-def quiet(path: Path, done: int, samples: int) -> None:
+def quiet(done: int, total: int, samples: int) -> None:
     """A progress report that goes nowhere."""
+
+
+def content(corpus: Path) -> dict[str, bytes]:
+    """Every file of a corpus folder but its lock."""
+    return {
+        str(path.relative_to(corpus)): path.read_bytes()
+        for path in sorted(corpus.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }
 
 
 def run_config(folder: Path, sources: Sequence[tuple[str, float]], length: int = 32, **data: Any) -> RunConfig:

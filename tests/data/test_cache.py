@@ -3,7 +3,7 @@
 import numpy as np
 
 from megatron_nmm.data.cache import PixelCache
-from megatron_nmm.data.images import Pixels
+from megatron_nmm.data.decoders.protocol import Pixels
 
 
 def test_least_recently_used_is_dropped_within_the_limit() -> None:
@@ -29,3 +29,4 @@ def test_least_recently_used_is_dropped_within_the_limit() -> None:
     get("big", 61)
     get("big", 61)
     assert made[-2:] == ["big", "big"]
+    assert cache.keeps(60) and not cache.keeps(61)

@@ -9,7 +9,7 @@ import torch
 from megatron_nmm.data.batch import Batch
 from megatron_nmm.data.collate import collate
 from megatron_nmm.data.load import Loaded
-from megatron_nmm.data.rule import Grid
+from megatron_nmm.data.rule import Grid, NativeRule
 
 IMAGE, PAD, EOS, VALUES, LENGTH = 4, 0, 3, 12, 40
 
@@ -113,6 +113,36 @@ def test_images_stand_where_their_placeholders_are(seed: int) -> None:
     assert batch.image_blocks.tolist() == sorted(batch.image_blocks.tolist())
 
 
+@pytest.mark.parametrize("shuffle", [1, 2])
+def test_native_images_stand_row_by_row_between_their_layout(shuffle: int) -> None:
+    rule = NativeRule(patch=2, min_patches=16, max_patches=64, multi_scale=True, shuffle=shuffle)
+    special = {"image": IMAGE, "begin_of_image": 5, "end_of_image": 6, "end_of_line": 7, "end_of_scale": 8}
+    views = rule.views(14, 12)
+    assert len(views) == 3
+    ids = rule.image_ids(views, special)
+    tokens = np.array([20, *ids, 21, 22, *ids, 23, EOS], dtype=np.int32)
+    grids = tuple(view.grid for view in views) * 2
+    patches = tuple(np.full((grid.patches, VALUES), number, np.float32) for number, grid in enumerate(grids))
+    other = Loaded("text", 0, 0, np.array([30, 31, EOS], dtype=np.int32), (), ())
+    length = len(tokens) + 5
+    rows = [[other], [other, Loaded("s", 2, 0, tokens, patches, grids)]]
+    batch = collate(rows, length, IMAGE, PAD, VALUES, layout_ids=(5, 6, 7, 8), shuffle=shuffle)
+
+    placeholders = [length + column for column in range(length) if batch.tokens[1, column] == IMAGE]
+    assert batch.patch_targets.tolist() == placeholders
+    assert len(placeholders) * shuffle**2 == len(batch.patches) == sum(grid.patches for grid in grids)
+    assert batch.modality[1].sum() == len(placeholders)
+    taken = 0
+    for (row, start, end), grid in zip(batch.image_blocks.tolist(), grids, strict=True):
+        own = placeholders[taken : taken + grid.patches // shuffle**2]
+        taken += len(own)
+        assert (row, start, end) == (1, own[0] - length, own[-1] + 1 - length)
+        assert end - start == len(own) + grid.rows // shuffle - 1
+        assert set(batch.tokens[row, start:end].tolist()) == {IMAGE, 7}
+    supervised = batch.labels[1][batch.loss_weight[1] == 1].tolist()
+    assert supervised == [31, EOS, 21, 22, 23, EOS]
+
+
 def test_types_are_those_of_the_contract() -> None:
     batch = _collate(_rows(0))
     assert batch.tokens.dtype == batch.labels.dtype == batch.positions.dtype == batch.modality.dtype == torch.int64
@@ -146,6 +176,14 @@ def test_an_image_must_not_be_torn_apart() -> None:
     )
     with pytest.raises(AssertionError, match="placeholders of an image are not contiguous"):
         _collate([[torn]])
+
+
+def test_text_must_not_stand_inside_an_image() -> None:
+    torn = Loaded(
+        "torn", 0, 0, np.array([IMAGE, 7, 9, IMAGE, EOS], np.int32), (np.zeros((2, VALUES), np.float32),), (Grid(2, 1),)
+    )
+    with pytest.raises(AssertionError, match="placeholders of an image are not contiguous"):
+        collate([[torn]], LENGTH, IMAGE, PAD, VALUES, layout_ids=(7,))
 
 
 def test_a_row_must_not_be_too_long() -> None:

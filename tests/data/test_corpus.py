@@ -9,7 +9,7 @@ import pytest
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from megatron_nmm.data.corpus import Corpus
-from megatron_nmm.data.rule import ImageRule
+from megatron_nmm.data.rule import SquareRule
 from megatron_nmm.data.tokenise import tokenise
 from megatron_nmm.errors import DataError
 from tests.data.corpora import (
@@ -109,8 +109,11 @@ def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_image_rule_is_refused_unless_there_are_no_images(tmp_path: Path) -> None:
-    rule = ImageRule(16, 4)
+    rule = SquareRule(16, 4)
     mixed = Corpus(corpus(tmp_path, "c", mixed_records(9)))
-    with pytest.raises(DataError, match=r"image_size 8 and patch 4 but the run has data\.image_size=16"):
+    with pytest.raises(
+        DataError,
+        match=r"tokenised for data\.image_size=8 and model\.vision\.patch=4 but the run has data\.image_size=16",
+    ):
         mixed.require(tokenizer(tmp_path), rule)
     Corpus(corpus(tmp_path, "text", [record(1, "text")])).require(tokenizer(tmp_path), rule)

@@ -10,8 +10,11 @@ import torch
 from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
 
 from megatron_nmm.data import indexed
+from megatron_nmm.data.corpus import Corpus
 from megatron_nmm.data.indexed import IndexedReader, IndexedWriter
+from megatron_nmm.data.tokenise import tokenise
 from megatron_nmm.errors import DataError
+from tests.data.corpora import mixed_records, quiet, settings, write_images, write_jsonl
 
 LENGTHS = (3, 0, 1, 7, 250)
 
@@ -38,6 +41,20 @@ def test_megatron_core_reads_ours(tmp_path: Path, dtype: type, mmap: bool) -> No
         np.testing.assert_array_equal(theirs[number], sequence)
         assert theirs[number].dtype == dtype
     np.testing.assert_array_equal(theirs.document_indices, np.arange(len(sequences) + 1))
+
+
+def test_megatron_core_reads_a_corpus(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    records = write_jsonl(tmp_path / "a.jsonl", mixed_records(9))
+    tokenise([records], tmp_path / "out", settings(tmp_path), quiet)
+    corpus = Corpus(tmp_path / "out")
+    shard = tmp_path / "out" / "shards" / "00000"
+    tokens, images = (IndexedDataset(str(shard / name)) for name in ("tokens", "images"))
+    assert len(tokens) == len(corpus) == 9
+    for number in range(9):
+        sample = corpus.sample(number)
+        np.testing.assert_array_equal(tokens[number], sample.tokens)
+        assert [images[place].tobytes() for _, place in sample.images] == [corpus.image(*at) for at in sample.images]
 
 
 def test_megatron_core_reads_ours_when_empty(tmp_path: Path) -> None:

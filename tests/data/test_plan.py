@@ -1,11 +1,16 @@
 """A pack plan holds every sample that fits once, names the others, and belongs to one state of its corpus."""
 
+import errno
+import os
+import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from megatron_nmm.data.corpus import Corpus
-from megatron_nmm.data.plan import PackSettings, Plan, plan_folder, write_plan
+from megatron_nmm.data.plan import PackSettings, Plan, plan_folder, write_plan, write_plans
+from megatron_nmm.data.plan_report import Packed
 from megatron_nmm.data.tables import read_table
 from megatron_nmm.data.tokenise import tokenise
 from megatron_nmm.errors import DataError
@@ -31,6 +36,10 @@ def test_every_sample_once_and_no_pack_too_long(tmp_path: Path) -> None:
     assert report["lower_bound"] <= len(rows)
     assert report["fill"] == pytest.approx(sum(row["tokens"] for row in rows) / (40 * len(rows)), abs=1e-6)
     assert report["patches"]["max"] == max(row["patches"] for row in rows)
+    assert report["samples_per_pack"]["mean"] == pytest.approx(100 / len(rows), abs=1e-3)
+    assert report["samples_per_pack"]["max"] == max(len(row["samples"]) for row in rows)
+    assert report["lower_bound"] <= report["proved_bound"] <= len(rows)
+    assert report["above_proved_bound"] <= report["above_lower_bound"]
 
 
 def test_the_patch_limit_holds(tmp_path: Path) -> None:
@@ -112,3 +121,91 @@ def test_a_plan_of_something_else_is_refused(tmp_path: Path) -> None:
     (folder / "plan-32" / "plan.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match=r"plan\.parquet is damaged"):
         Plan(folder / "plan-32", fingerprint, 32)
+
+
+def test_several_lengths_from_one_reading(tmp_path: Path) -> None:
+    folder = corpus(tmp_path, "c", mixed_records(30))
+    plans = {folder / "plan-40": PackSettings(40), folder / "plan-64": PackSettings(64, 16)}
+    told: list[tuple[str, int, int]] = []
+    reports = write_plans(folder, plans, lambda *values: told.append(values))
+    assert [report["sequence_length"] for report in reports.values()] == [40, 64]
+    for length in (40, 64):
+        assert sorted(_samples(Plan(folder / f"plan-{length}", Corpus(folder).fingerprint, length))) == list(range(30))
+    assert [what for what, _, _ in told].count("reading") == 2
+    assert ("packing 40", 30, 30) in told and told[-1] == ("packing 64", 30, 30)
+
+
+@pytest.mark.parametrize("kind", ["text", "caption"])
+def test_a_corpus_of_one_kind(tmp_path: Path, kind: str) -> None:
+    images = ["image-0.png"] if kind == "caption" else []
+    folder = corpus(tmp_path, "c", [record(n, kind, images) for n in range(20)], length=64)
+    report = write_plan(folder, tmp_path / "plan", PackSettings(64, vision_patches=8))
+    assert report["packed"] == 20
+    assert report["patches"]["max"] == (8 if images else 0)
+
+
+def _older(tmp_path: Path) -> tuple[Path, bytes]:
+    folder = corpus(tmp_path, "c", mixed_records(30))
+    return folder, (folder / "plan-32" / "plan.parquet").read_bytes()
+
+
+def _intact(folder: Path, content: bytes) -> None:
+    assert (folder / "plan-32" / "plan.parquet").read_bytes() == content
+    assert sorted(path.name for path in folder.glob("plan-32*")) == ["plan-32"]
+
+
+def test_a_full_disk_leaves_the_older_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, content = _older(tmp_path)
+
+    def full(*values: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(DataError, match=r"plan-32 failed: No space left on device; make room or fix permissions"):
+        write_plan(folder, folder / "plan-32", PackSettings(32, seed=5))
+    _intact(folder, content)
+
+
+def test_a_picture_that_fails_leaves_the_older_plan(tmp_path: Path) -> None:
+    folder, content = _older(tmp_path)
+
+    def full(path: Path, packed: Packed, title: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(DataError, match="No space left on device"):
+        write_plans(folder, {folder / "plan-32": PackSettings(32, seed=5)}, draw=full)
+    _intact(folder, content)
+
+
+def test_an_older_plan_comes_back_when_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, content = _older(tmp_path)
+    rename = os.rename
+
+    def refused(source: Path, target: Path) -> None:
+        if source.name.endswith(".partial"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refused)
+    with pytest.raises(DataError, match="Permission denied"):
+        write_plan(folder, folder / "plan-32", PackSettings(32, seed=5))
+    _intact(folder, content)
+
+
+def test_a_torn_corpus_is_refused(tmp_path: Path) -> None:
+    folder = corpus(tmp_path, "c", mixed_records(30))
+    path = folder / "shards" / "00000" / "samples.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"samples\.parquet is damaged"):
+        write_plan(folder, folder / "plan-40", PackSettings(40))
+    path.write_bytes(whole)
+    pq.write_table(pq.read_table(path).slice(0, 29), path)
+    with pytest.raises(DataError, match=r"has 29 samples where 30 were written; the corpus is torn: remove .*00000"):
+        write_plan(folder, folder / "plan-40", PackSettings(40))
+    shutil.rmtree(path.parent)
+    with pytest.raises(DataError, match=r"samples\.parquet is missing"):
+        write_plan(folder, folder / "plan-40", PackSettings(40))
+    assert not (folder / "plan-40").exists()

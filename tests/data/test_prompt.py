@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_nmm.data.images import PillowDecoder
+from megatron_nmm.data.decoders.pillow import PillowDecoder
 from megatron_nmm.data.load import image_patches
 from megatron_nmm.data.prompt import prompt_batch
+from megatron_nmm.data.rule import NativeRule
 from megatron_nmm.errors import DataError
 from tests.data.corpora import RULE, png, run_config, tokenizer
 
@@ -24,8 +25,21 @@ def test_rows_are_one_document_each(tmp_path: Path) -> None:
         assert batch.document_starts[row, 1] == len(ids)
         assert batch.tokens[row].tolist() == ids + [loaded.pad] * (run.data.sequence_length - len(ids))
     assert batch.kind[:, 0].tolist() == [2, 0, 1]
-    patches = torch.cat([torch.from_numpy(image_patches(png(n), RULE, PillowDecoder())) for n in (1, 2, 3)])
+    patches = torch.cat([torch.from_numpy(image_patches(png(n), RULE, PillowDecoder())[0][0]) for n in (1, 2, 3)])
     assert torch.equal(batch.patches, patches)
+
+
+def test_native_images_are_laid_out_as_in_training(tmp_path: Path) -> None:
+    loaded = tokenizer(tmp_path)
+    values = {"image_rule": "native", "min_patches": 4, "max_patches": 64, "multi_scale": True}
+    batch = prompt_batch(run_config(tmp_path, [], **values), loaded, [("<image> a", [png(1, side=16)])], length=64)
+    rule = NativeRule(patch=RULE.patch, min_patches=4, max_patches=64, multi_scale=True, shuffle=1)
+    patches, views = image_patches(png(1, side=16), rule, PillowDecoder())
+    ids = [*rule.image_ids(views, loaded.special), *loaded.encode("a")]
+    assert batch.tokens[0, : len(ids)].tolist() == ids
+    assert batch.document_starts[0, 1] == len(ids)
+    assert batch.grids.tolist() == [[view.grid.rows, view.grid.columns] for view in views]
+    assert torch.equal(batch.patches, torch.cat([torch.from_numpy(view) for view in patches]))
 
 
 def test_rows_can_be_shorter_than_training_rows(tmp_path: Path) -> None:

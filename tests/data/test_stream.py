@@ -10,9 +10,10 @@ import torch
 from megatron_nmm.config.schema import RunConfig, SourceConfig
 from megatron_nmm.data.batch import Batch
 from megatron_nmm.data.corpus import Corpus
-from megatron_nmm.data.images import PillowDecoder
+from megatron_nmm.data.decoders.pillow import PillowDecoder
+from megatron_nmm.data.ledger import Phase
 from megatron_nmm.data.load import image_patches
-from megatron_nmm.data.stream import Stream, held_out, stream
+from megatron_nmm.data.stream import Stream, stream
 from megatron_nmm.data.tables import read_table
 from megatron_nmm.errors import ConfigError, DataError
 from tests.data.corpora import RULE, corpus, mixed_records, png, record, run_config, tokenizer
@@ -111,7 +112,7 @@ def test_batches_carry_source_kind_and_tokens_of_their_samples(folder: Path) -> 
 def test_patches_are_those_of_the_images(folder: Path) -> None:
     with stream(_run(folder), 0, 1) as reading:
         batch = next(batch for batch in reading.next_step() if len(batch.image_blocks))
-    plain = {image_patches(png(seed), RULE, PillowDecoder()).tobytes() for seed in range(5)}
+    plain = {image_patches(png(seed), RULE, PillowDecoder())[0][0].tobytes() for seed in range(5)}
     patches = batch.patches.numpy().reshape(-1, 4, RULE.patch * RULE.patch * 3)
     assert {image.tobytes() for image in patches} <= plain
 
@@ -141,26 +142,6 @@ def test_variation_depends_on_seed_sample_and_epoch_alone(folder: Path) -> None:
     assert all(value != whole[key] for key, value in reseeded.items() if value)
 
 
-def test_held_out_batches_are_plain_equal_in_number_and_padded(folder: Path) -> None:
-    run = _run(folder, noise=0.5, augment=True)
-    source = run.data.train[0]
-    whole = held_out(run, source, 1, 0, 1)
-    ids = [row for row in _ids(whole) if row]
-    assert len(ids) == run.evaluate.packs == 5
-    assert [len(batch.tokens) for batch in whole] == [2, 2, 2]
-    assert _ids(whole)[-1] == () and whole[-1].loss_weight[1].sum() == 0
-    plain = {image_patches(png(seed), RULE, PillowDecoder()).tobytes() for seed in range(5)}
-    for batch in whole:
-        assert set(batch.source[batch.tokens != 0].tolist()) == {1}
-        assert {image.tobytes() for image in batch.patches.numpy().reshape(-1, 4, 48)} <= plain
-    ranks = [held_out(run, source, 1, rank, 4) for rank in range(4)]
-    assert {len(batches) for batches in ranks} == {1}
-    assert [row for batches in ranks for row in _ids(batches) if row] == ids
-    assert sum(float(b.loss_weight.sum()) for batches in ranks for b in batches) == sum(
-        float(b.loss_weight.sum()) for b in whole
-    )
-
-
 def test_drawn_counts_packs_and_epochs(folder: Path) -> None:
     with stream(_run(folder), 0, 1) as reading:
         for _ in range(5):
@@ -168,6 +149,24 @@ def test_drawn_counts_packs_and_epochs(folder: Path) -> None:
         drawn = reading.drawn()
     sizes = [len(read_table(folder / name / f"plan-{LENGTH}" / "plan.parquet")) for name in ("mixed", "text")]
     assert drawn == {"mixed": (28, 28 / sizes[0]), "text": (12, 12 / sizes[1])}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_finite_mixture_is_read_to_its_last_step_and_no_further(folder: Path, workers: int) -> None:
+    packs = len(read_table(folder / "text" / f"plan-{LENGTH}" / "plan.parquet"))
+    run = run_config(folder, [("text", 1.0)], microbatch=1, global_batch=1, workers=workers)
+    source = replace(run.data.train[0], max_epochs=1.0)
+    run = replace(run, steps=packs, data=replace(run.data, train=(source,)))
+    with stream(run, 0, 1) as reading:
+        rows = [row for step in _steps(reading, packs) for row in step]
+        assert len(set(rows)) == packs and reading.epochs() == {"text": 1.0}
+        with pytest.raises(ConfigError, match=rf"reads {packs + 1} packs .* raise data\.train\.N\.max_epochs"):
+            reading.next_step()
+    # A mixture that another one went before may have drawn some of them already.
+    with stream(run, 0, 1) as reading:
+        reading.seek(packs - 1, Phase(packs - 2, (packs - 2,)))
+        assert _steps(reading, 1) == [rows[-1:]]
+        assert reading.drawn() == {"text": (packs, 1.0)}
 
 
 def test_sources_of_one_name_are_told_apart(folder: Path) -> None:
@@ -182,27 +181,17 @@ def test_reading_ahead_reports_the_wait(folder: Path) -> None:
         assert np.isfinite(reading.wait_s)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_an_image_that_cannot_be_decoded_names_its_sample(tmp_path: Path, workers: int) -> None:
-    (tmp_path / "cut.png").write_bytes(png(0, 64)[:3000])
-    corpus(tmp_path, "bad", [record(0, "caption", ["cut.png"], words=2)])
-    with stream(run_config(tmp_path, [("bad", 1.0)], workers=workers), 0, 1) as reading:
-        for _ in range(2):
-            with pytest.raises(DataError, match=r"sample 'caption-0' of corpus .*bad: the image cannot be decoded"):
-                reading.next_step()
-        assert reading.consumed == 0
-
-
 def test_a_run_that_does_not_fit_its_data_is_refused(folder: Path, tmp_path: Path) -> None:
     run = _run(folder)
 
     def refused(error: type[Exception], message: str, **data: object) -> None:
-        with pytest.raises(error, match=message):
-            stream(replace(run, data=replace(run.data, **data)), 0, 1)  # type: ignore[arg-type]
+        changed = replace(run, data=replace(run.data, **data))  # type: ignore[arg-type]
+        with pytest.raises(error, match=message), stream(changed, 0, 1) as reading:
+            reading.next_step()
 
     refused(
         ConfigError,
-        r"data\.global_batch 7 is not a multiple of data\.microbatch 2 .* use data\.global_batch=8",
+        r"data\.global_batch 7 is not divisible by data\.microbatch 2 x .* size 1 = 2; use data\.global_batch 6 or",
         global_batch=7,
     )
     refused(ConfigError, r"the mixture has no sources; set data\.train", train=())

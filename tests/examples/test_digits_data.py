@@ -10,7 +10,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from examples.data.digits import HELD_OUT_IMAGES, WORDS, write
-from megatron_nmm.data.records import Record, read_jsonl
+from megatron_nmm.data.raw.record import Record
+from megatron_nmm.data.raw.units import plan_units, read_unit
 
 PAIRS, HELD_OUT_PAIRS = 300, 50
 KINDS = ("caption", "interleaved", "text")
@@ -37,9 +38,10 @@ def test_every_record_is_usable(digits: Path) -> None:
     ids = set()
     for split in ("train", "held_out"):
         for kind in KINDS:
-            for _, record in read_jsonl(digits / split / f"{kind}.jsonl"):
+            (unit,) = plan_units([str(digits / split / f"{kind}.jsonl")])
+            for _, record in read_unit(unit, None):
                 assert isinstance(record, Record) and record.kind == kind
-                assert all((digits / image).is_file() for image in record.images)
+                assert all((digits / image.name).is_file() for image in record.images)
                 assert record.id not in ids
                 ids.add(record.id)
     assert len(ids) == 1797 + PAIRS + HELD_OUT_PAIRS + 100

@@ -7,7 +7,7 @@ import torch
 
 from megatron_nmm.config import RunConfig
 from megatron_nmm.data.batch import Batch
-from megatron_nmm.data.records import KINDS
+from megatron_nmm.data.raw.record import KINDS
 from megatron_nmm.parallel.losses import LossSums
 from megatron_nmm.verify import layouts, synthetic
 

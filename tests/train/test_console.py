@@ -5,23 +5,32 @@ import io
 import pytest
 from rich.console import Console
 
-from megatron_nmm.train.console import Screen, short, step_line, validation_line
+from megatron_nmm.train.console import Screen, intake_line, short, step_line, validation_line
 from megatron_nmm.train.metrics import Record
 
 
 def _record(step: int, finite: bool = True) -> Record:
     kinds = {"text": {"loss": None, "tokens": 0}, "caption": {"loss": 1.25, "tokens": 4}}
     numbers = {"tokens_per_second": 12_345.0, "image_tokens_per_second": 0.0, "flops_per_second": 5.5e12}
-    rest = {"memory_bytes": 2_000_000_000, "data_wait_s": 0.1, "seconds": 0.4, "finite": finite}
+    rest = {"memory_bytes": 2_000_000_000, "data_wait_share": 0.0031, "finite": finite}
+    rest |= {"epochs": {"web": 1.25, "books": 0.5}, "samples": 1500, "replaced_samples": 0, "quarantined": 0}
     return {"step": step, "loss": 1.25, "kinds": kinds, "learning_rate": 1.5e-3, "grad_norm": 0.5, **numbers, **rest}
 
 
 def test_step_line() -> None:
     assert step_line(_record(7), 100) == (
         "step   7/100  loss 1.2500 (text -, caption 1.2500)  lr 1.50e-03  norm 0.5000  12.3k tok/s  0 img tok/s  "
-        "5.5T FLOP/s  memory 2G  wait 25%"
+        "5.5T FLOP/s  memory 2G  data wait 0.3 %  epoch 0.5-1.25"
     )
     assert step_line(_record(7, finite=False), 100).endswith("gradients not finite: step skipped")
+    bad = _record(7) | {"replaced_samples": 3, "epochs": {"web": 0.02}}
+    assert step_line(bad, 100).endswith("epoch 0.02  replaced 3 of 1.5k samples")
+
+
+def test_intake_line() -> None:
+    assert intake_line(_record(7)) == "read 1,500 samples, epochs: web 1.25, books 0.5"
+    bad = _record(7) | {"replaced_samples": 3, "quarantined": 2}
+    assert intake_line(bad).endswith("books 0.5; 3 replaced, 2 in quarantine")
 
 
 def test_validation_line_names_kinds_only_when_they_say_more() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from megatron_nmm.config import EvaluateConfig, ParallelConfig, RunConfig, SourceConfig
+from megatron_nmm.data.held_out import HeldOut
 from megatron_nmm.models.build import build
 from megatron_nmm.parallel import full_state
 from megatron_nmm.train.evaluate import Validation, evaluate
@@ -49,7 +50,8 @@ def _evaluate(place: Place, run: RunConfig, state: compare.State) -> Validation:
         full_state.load(model, state)
         for param in model.parameters():
             param.main_grad.fill_(3.0)
-        first, second = evaluate(model, run, world), evaluate(model, run, world)
+        held_out = HeldOut(run, world.data_rank, world.data_size)
+        first, second = evaluate(model, held_out, world), evaluate(model, held_out, world)
         assert torch.equal(first.sums.loss, second.sums.loss)
         assert model.training
         assert all(bool((param.main_grad == 3.0).all()) for param in model.parameters())

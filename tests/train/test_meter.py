@@ -46,6 +46,7 @@ def test_rates_are_those_of_all_ranks(pool: WorkerPool) -> None:
             assert ratio == pytest.approx(expected)
             assert reading.image_tokens_per_second / reading.tokens_per_second == pytest.approx(patches / tokens)
             assert reading.data_wait_s == 1.5
+            assert (reading.samples, reading.replaced) == (7, 1 if parallel.tensor == 1 else 0)
             assert reading.memory_bytes > 1 << 20
         assert readings[0].tokens_per_second * readings[0].seconds == pytest.approx(tokens)
 
@@ -54,5 +55,8 @@ def _read(place: Place, run: RunConfig) -> Reading:
     """Each data rank counts its share of four microbatches; rank 1 waits longest."""
     with place.world(run.parallel) as world:
         meter = Meter(run, world)
-        meter.add(synthetic.batches(run, 4, seed=1)[world.data_rank :: world.data_size], 0.5 + place.rank)
+        mine = synthetic.batches(run, 4, seed=1)[world.data_rank :: world.data_size]
+        # Data rank 0 plans 3 samples of two ranks', data rank 1 plans 4 and replaces one; alone, 0 plans all seven.
+        samples = (3, 4)[world.data_rank] if world.data_size == 2 else 7
+        meter.add(mine, 0.5 + place.rank, samples, world.data_rank)
         return meter.read()

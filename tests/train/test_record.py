@@ -5,13 +5,15 @@ import json
 import pytest
 import torch
 
+from megatron_nmm.data.quarantine import Quarantine
 from megatron_nmm.parallel.losses import LossSums
 from megatron_nmm.train.evaluate import Validation
 from megatron_nmm.train.meter import Reading
 from megatron_nmm.train.optim import Update
-from megatron_nmm.train.record import loss_record, require_sum, step_record, validation_record
+from megatron_nmm.train.record import intake, loss_record, require_sum, step_record, validation_record
 
-READING = Reading(2.0, 100.0, 50.0, 1e9, 1 << 30, 0.5)
+READING = Reading(2.0, 100.0, 50.0, 1e9, 1 << 30, 0.5, 30, 1)
+INTAKE = intake(56, {"a": 0.5}, Quarantine(10, 0.1, read=90, replaced=2))
 
 
 def _sums(loss: list[list[float]], tokens: list[list[float]]) -> LossSums:
@@ -44,7 +46,7 @@ def test_parts_that_do_not_add_up_are_refused() -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_diverged_step_is_valid_json(bad: float) -> None:
     sums = _sums([[bad], [1.0], [0.0]], [[1], [1], [0]])
-    record = step_record(7, sums, ("a",), Update(1e-3, bad, finite=False), READING, 56, 3.0)
+    record = step_record(7, sums, ("a",), Update(1e-3, bad, finite=False), READING, INTAKE, 3.0)
     again = json.loads(json.dumps(record, allow_nan=False))
     assert again["loss"] is None
     assert again["grad_norm"] is None
@@ -54,14 +56,18 @@ def test_a_diverged_step_is_valid_json(bad: float) -> None:
 
 def test_a_step_records_everything_a_reader_needs() -> None:
     record = step_record(
-        7, _sums([[1.0], [0.0], [0.0]], [[2], [0], [0]]), ("a",), Update(1e-3, 0.5, True), READING, 56, 3
+        7, _sums([[1.0], [0.0], [0.0]], [[2], [0], [0]]), ("a",), Update(1e-3, 0.5, True), READING, INTAKE, 3
     )
     wanted = {
         "event", "step", "loss", "tokens", "kinds", "sources", "learning_rate", "grad_norm", "finite", "seconds",
         "tokens_per_second", "image_tokens_per_second", "flops_per_second", "memory_bytes", "data_wait_s",
-        "consumed_packs", "elapsed_s",
+        "data_wait_share", "consumed_packs", "epochs", "samples", "replaced_samples", "quarantined", "elapsed_s",
     }  # fmt: skip
     assert set(record) == wanted
+    assert record["data_wait_share"] == 0.25
+    assert (record["consumed_packs"], record["epochs"], record["samples"], record["replaced_samples"]) == (
+        *(56, {"a": 0.5}, 90, 2),
+    )
 
 
 def test_validation_headline_counts_sources_alike() -> None:

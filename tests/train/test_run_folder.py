@@ -30,9 +30,10 @@ RUN = RunConfig(data=DataConfig(train=(SourceConfig("a"), SourceConfig("b"))))
         replace(RUN, steps=RUN.steps * 2, name="again", folder="elsewhere", threads=3),
         replace(RUN, parallel=ParallelConfig(tensor=2, pipeline=2, sequence=True), save=SaveConfig(every=5)),
         replace(RUN, data=replace(RUN.data, microbatch=4, workers=2)),
+        replace(RUN, data=replace(RUN.data, train=(SourceConfig("a", weight=3.0),), share_of="tokens", max_bad=5)),
     ],
 )
-def test_length_and_layout_may_change(continued: RunConfig) -> None:
+def test_length_layout_and_mixture_may_change(continued: RunConfig) -> None:
     require_same(RUN, continued)
 
 
@@ -42,7 +43,7 @@ def test_length_and_layout_may_change(continued: RunConfig) -> None:
         (replace(RUN, seed=2), "seed was 1234, now 2"),
         (replace(RUN, model=ModelConfig(width=64)), "model.width was 800, now 64"),
         (replace(RUN, optim=OptimConfig(learning_rate=1.0)), "optim.learning_rate was 0.0015, now 1.0"),
-        (replace(RUN, data=replace(RUN.data, train=(SourceConfig("a"),))), "data.train.1.corpus was 'b', now None"),
+        (replace(RUN, data=replace(RUN.data, sequence_length=8)), "data.sequence_length was 1024, now 8"),
         (replace(RUN, data=replace(RUN.data, global_batch=16)), "data.global_batch was 8, now 16"),
     ],
 )

@@ -19,6 +19,15 @@ def test_tags() -> None:
         "train/kind/caption": 2.0,
         "optimizer/learning_rate": 1e-3,
     }
+    intake = {"data_wait_share": 0.01, "epochs": {"web": 0.5}, "quarantined": 2}
+    assert (
+        scalars(_record(1, 2.0) | intake).items()
+        >= {
+            "speed/data_wait_share": 0.01,
+            "data/epochs/web": 0.5,
+            "data/quarantined_samples": 2,
+        }.items()
+    )
 
 
 def test_a_resumed_run_shows_each_step_once(tmp_path: Path) -> None:

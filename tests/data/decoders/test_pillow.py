@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from megatron_nmm.data import images
-from megatron_nmm.data.images import PillowDecoder, Size, read_size
+from megatron_nmm.data.decoders import header
+from megatron_nmm.data.decoders.header import read_size
+from megatron_nmm.data.decoders.pillow import PillowDecoder
+from megatron_nmm.data.decoders.protocol import Size
 from megatron_nmm.errors import DataError
 from tests.data.corpora import encode, png
 
@@ -118,6 +120,6 @@ def test_limits_hold_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
         read_size(_claims(60_000))
     with pytest.raises(DataError, match="9000 x 9000 pixels, more than the limit of 67108864"):
         PillowDecoder().decode(_claims(9_000))
-    monkeypatch.setattr(images, "MAX_BYTES", 10)
+    monkeypatch.setattr(header, "MAX_BYTES", 10)
     with pytest.raises(DataError, match="more than the limit of 10; shrink it"):
         read_size(png(0))
