@@ -109,7 +109,7 @@ class Ledger:
             if step:
                 remark = f"{self._path} does not say what fed the steps so far; taking the data as unchanged"
         else:
-            phase = Phase(consumed, _carried_over(last, entries.drawn_after(step), state))
+            phase = Phase(consumed, entries.carried_over(step, state))
             remark = f"the data changed after step {step}: {'; '.join(differences(last.state, state))}"
         if last is None or last.state != state or last.phase != phase:
             step_lines.append(self._path, _data_record(step + 1, phase, state))
@@ -164,6 +164,19 @@ class Entries:
         known = f"steps {self.steps[0]['step']} to {self.steps[-1]['step']}" if self.steps else "no step yet"
         raise DataError(f"{self.path} does not hold step {step}; it holds {known}")
 
+    def carried_over(self, step: int, state: DataState) -> tuple[int, ...]:
+        """Packs drawn up to ``step`` of each source of ``state``, also of one that was away in between.
+
+        0 for a source that is new, or packed or tokenised anew.
+        """
+        ends = [*(data.step - 1 for data in self.datas[1:]), step]
+        counts = {
+            (source.fingerprint, source.plan_sha256): count
+            for data, end in zip(self.datas, ends, strict=True)
+            for source, count in zip(data.state.sources, self.drawn_after(end), strict=True)
+        }
+        return tuple(counts.get((s.fingerprint, s.plan_sha256), 0) for s in state.sources)
+
     def drawn_after(self, step: int) -> tuple[int, ...]:
         """Packs of each source drawn up to the checkpoint of ``step``."""
         for record in reversed(self.steps):
@@ -211,12 +224,6 @@ def _order(state: DataState) -> Any:
     """What of ``state`` decides the order of samples; folders may move."""
     sources = [(s.fingerprint, s.plan_sha256, s.packs, s.weight, s.max_epochs) for s in state.sources]
     return state.seed, state.sequence_length, state.share_of, state.temperature, sources
-
-
-def _carried_over(last: DataEntry, drawn: Sequence[int], state: DataState) -> tuple[int, ...]:
-    """Packs drawn so far of the sources of ``state``: 0 for one that is new, or packed or tokenised anew."""
-    counts = {(s.fingerprint, s.plan_sha256): count for s, count in zip(last.state.sources, drawn, strict=True)}
-    return tuple(counts.get((s.fingerprint, s.plan_sha256), 0) for s in state.sources)
 
 
 def _data_record(step: int, phase: Phase, state: DataState) -> Record:

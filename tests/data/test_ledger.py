@@ -65,6 +65,16 @@ def test_a_changed_mixture_goes_on_from_what_was_drawn(tmp_path: Path) -> None:
     assert Ledger(tmp_path).resume(3, 24, STATE) == (Phase(0, None), None)
 
 
+def test_a_source_that_comes_back_goes_on_where_it_left(tmp_path: Path) -> None:
+    notes = Ledger(tmp_path)
+    notes.resume(0, 0, STATE)
+    _steps(notes, 1, 3, saved=3)
+    alone = Ledger(tmp_path)
+    assert alone.resume(3, 24, replace(STATE, sources=(WEB,)))[0] == Phase(24, (15,))
+    alone.step(4, 24, 8, (23,))
+    assert Ledger(tmp_path).resume(4, 32, STATE)[0] == Phase(32, (23, 9))
+
+
 def test_a_plan_made_anew_counts_from_nothing(tmp_path: Path) -> None:
     notes = Ledger(tmp_path)
     notes.resume(0, 0, STATE)
