@@ -1,7 +1,7 @@
 """Writes a multilingual image-text corpus of emoji in the three shapes raw corpora come in: tars, Parquet and JSONL.
 
-    OUT/<split>/caption/*.tar         WebDataset: 1f44b.png with 1f44b.txt "waving hand: hand, hello, wave", as
-                                      Megatron-Energon prepares it (.nv-meta/)
+    OUT/<split>/caption/*.tar         WebDataset: 1f44b.png with 1f44b.txt "waving hand: hand, hello, wave", and
+                                      what Megatron-Energon writes about shards and fields (.nv-meta/)
     OUT/<split>/interleaved.parquet   pages: ``texts`` and ``images`` side by side, None where the other one stands
     OUT/<split>/text.jsonl.gz         {"id": "de-1f44b", "text": "winkende Hand: Hand, hallo, winken"}
 
@@ -129,7 +129,7 @@ def split_of(key: str) -> str:
 
 
 def write_tars(folder: Path, emoji: Sequence[Emoji]) -> int:
-    """WebDataset tars of ``TAR_SAMPLES`` with the index files Megatron-Energon writes when it prepares a data set."""
+    """WebDataset tars of ``TAR_SAMPLES`` with the shard counts, split and fields that Megatron-Energon keeps beside them."""
     shards: dict[str, int] = {}
     for number, start in enumerate(range(0, len(emoji), TAR_SAMPLES)):
         members = emoji[start : start + TAR_SAMPLES]
@@ -148,7 +148,8 @@ def write_tars(folder: Path, emoji: Sequence[Emoji]) -> int:
         "split_parts:\n  train:\n" + "".join(f"  - {name}\n" for name in shards) + "exclude: []\n"
     )
     (meta / "dataset.yaml").write_text(
-        "__module__: megatron.energon\n__class__: CaptioningWebdataset\nfield_map:\n  image: png\n  caption: txt\n"
+        "sample_type:\n  __module__: megatron.energon\n  __class__: CaptioningSample\n"
+        "field_map:\n  image: png\n  caption: txt\n"
     )
     return len(emoji)
 
