@@ -129,7 +129,7 @@ def split_of(key: str) -> str:
 
 
 def write_tars(folder: Path, emoji: Sequence[Emoji]) -> int:
-    """WebDataset tars of ``TAR_SAMPLES`` with the shard counts, split and fields that Megatron-Energon keeps beside them."""
+    """Tars of ``TAR_SAMPLES`` with the shard counts, split and fields that Megatron-Energon keeps beside them."""
     shards: dict[str, int] = {}
     for number, start in enumerate(range(0, len(emoji), TAR_SAMPLES)):
         members = emoji[start : start + TAR_SAMPLES]
