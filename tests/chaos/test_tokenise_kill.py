@@ -1,5 +1,6 @@
 """tools/tokenise.py stopped by kill -9 or Ctrl-C: the same command ends with the bytes of a whole run."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -15,7 +16,8 @@ from megatron_nmm.data.tokenise import tokenise
 from tests.data.corpora import content, quiet, settings
 from tests.data.executors.corpora_of_units import inputs
 
-UNIT_BYTES = 700
+UNIT_BYTES = 100
+"""A unit a record, so that much is left to do when the first shards are finished."""
 ROOT = Path(__file__).parents[2]
 
 
@@ -33,8 +35,12 @@ def _stopped(folder: Path, stop: Callable[[int], None]) -> tuple[int, str]:
         while len(list((folder / "out" / "shards").glob("0000?"))) < 3:
             assert running.poll() is None, "it ended before it could be stopped"
             time.sleep(0.001)
+        # Looking for its processes takes a while on a busy machine; meanwhile it must not end.
+        os.killpg(running.pid, signal.SIGSTOP)
         children = psutil.Process(running.pid).children(recursive=True)
         stop(running.pid)
+        with contextlib.suppress(ProcessLookupError):  # killed altogether
+            os.killpg(running.pid, signal.SIGCONT)
         _, said = running.communicate()
     assert not psutil.wait_procs(children, timeout=10)[1], "workers outlive their parent"
     return running.returncode, said
