@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -152,6 +153,8 @@ def _interrupts_held() -> Iterator[None]:
 
     Ctrl-C reaches the whole group; the parent alone answers it and ends the workers, also those that are still loading.
     """
+    # It starts with the first process otherwise, and lets interrupts through when it has.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
