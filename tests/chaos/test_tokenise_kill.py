@@ -30,7 +30,13 @@ def _command(folder: Path) -> list[str]:
 def _stopped(folder: Path, stop: Callable[[int], None]) -> tuple[int, str]:
     """Start a run, ``stop`` it with some shards finished; its exit code and what it said, all its processes gone."""
     with subprocess.Popen(
-        _command(folder), cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
+        _command(folder),
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A suite that was started in the background ignores Ctrl-C, and so would everything it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as running:
         while len(list((folder / "out" / "shards").glob("0000?"))) < 3:
             assert running.poll() is None, "it ended before it could be stopped"
