@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _step(history: History, arguments: argparse.Namespace) -> None:
     fed = history.step(arguments.step)
     tokenizer = Tokenizer(arguments.tokenizer or history.run.data.tokenizer)
-    texts = [readable(one.sample, tokenizer) for one in fed]
+    texts = [readable(one.sample, tokenizer, one.source.corpus.rule.shuffle) for one in fed]
     _show(fed, texts, arguments.step)
     decoder = choose("auto", "fast")
     shown = [

@@ -111,7 +111,8 @@ def _pictures(corpus: Corpus, tokenizer: Tokenizer, wanted: int, seed: int) -> l
     for number in numbers:
         sample = corpus.sample(number)
         if sample.images and len(shown) < wanted:
-            shown += pictures(corpus, sample, sample.id, readable(sample, tokenizer), decoder)
+            text = readable(sample, tokenizer, corpus.rule.shuffle)
+            shown += pictures(corpus, sample, sample.id, text, decoder)
     return shown[:wanted]
 
 
@@ -127,7 +128,7 @@ def _samples(arguments: argparse.Namespace) -> None:
     shown: list[Picture] = []
     for number in numbers:
         sample = corpus.sample(number)
-        text = readable(sample, tokenizer)
+        text = readable(sample, tokenizer, corpus.rule.shuffle)
         kind, images = KINDS[sample.kind], len(dict.fromkeys(sample.images))
         print(f"{sample.id}: {kind}, sample {number:,}, {len(sample.tokens):,} tokens, {images} images\n  {text}")
         shown += pictures(corpus, sample, sample.id, text, decoder)

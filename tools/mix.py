@@ -25,10 +25,10 @@ from megatron_nmm.config.schema import DataConfig, RunConfig, ShareOf, SourceCon
 from megatron_nmm.data.corpus import read_info
 from megatron_nmm.data.forecast import Forecast, Realised, course, forecast, realised
 from megatron_nmm.data.mix_plot import mix_plot
-from megatron_nmm.data.mixture import Mixture, Portion
+from megatron_nmm.data.mixture import Mixture
 from megatron_nmm.data.mixture_presets import TRIPLES, weights
 from megatron_nmm.data.plan import Plan
-from megatron_nmm.data.portions import pack_counts, portion
+from megatron_nmm.data.portions import portion
 from megatron_nmm.errors import ConfigError, DataError, NMMError
 
 COUNTED: tuple[ShareOf, ...] = ("tokens", "samples")
@@ -41,10 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _arguments(argv)
     try:
         configs = _configs(arguments)
-        portions = _open(configs, arguments)
+        plans = _open(configs, arguments)
+        portions = [portion(name, config, plans[name], arguments.share_of) for name, config in configs.items()]
         mixture = Mixture(portions, arguments.seed, arguments.temperature)
         packs = arguments.packs or arguments.steps * arguments.global_batch
-        _print_table(_table(mixture, configs, packs, arguments))
+        _print_table(_table(mixture, plans, packs, arguments))
         mixture.require(packs)
         if arguments.verify:
             _print_realised(_realised(mixture, arguments.verify), mixture, arguments.share_of)
@@ -92,22 +93,21 @@ def _number(text: str, option: str) -> float:
         raise ConfigError(f"{option}={text} is not a number") from None
 
 
-def _open(configs: dict[str, SourceConfig], arguments: argparse.Namespace) -> list[Portion]:
-    """The packed corpora; DataError when one cannot be read, or they were made with different tokenizers."""
-    portions: list[Portion] = []
+def _open(configs: dict[str, SourceConfig], arguments: argparse.Namespace) -> dict[str, Plan]:
+    """Name -> pack plan; DataError when one cannot be read, or they were made with different tokenizers."""
+    plans: dict[str, Plan] = {}
     tokenizers: dict[str, str] = {}
     for name, config in configs.items():
         info = read_info(Path(config.corpus))
         folder = Path(config.plan_path(arguments.sequence_length))
-        report = Plan(folder, str(info["fingerprint"]), arguments.sequence_length).report
-        portions.append(portion(name, config, folder, report, arguments.share_of))
+        plans[name] = Plan(folder, str(info["fingerprint"]), arguments.sequence_length)
         tokenizers.setdefault(info["tokenizer"]["sha256"], config.corpus)
     if len(tokenizers) > 1:
         raise DataError(
             f"corpora {' and '.join(tokenizers.values())} were tokenised with different tokenizers, and a run has one; "
             "tokenise them again with the same --tokenizer"
         )
-    return portions
+    return plans
 
 
 def _print_table(table: Table) -> None:
@@ -117,7 +117,7 @@ def _print_table(table: Table) -> None:
     console.print(table)
 
 
-def _table(mixture: Mixture, configs: dict[str, SourceConfig], packs: int, arguments: argparse.Namespace) -> Table:
+def _table(mixture: Mixture, plans: dict[str, Plan], packs: int, arguments: argparse.Namespace) -> Table:
     """One row a source: what it holds, what is asked of it, what the run will have read."""
     title = f"{packs:,} packs of {arguments.sequence_length} tokens; shares are of {arguments.share_of}"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
@@ -126,9 +126,8 @@ def _table(mixture: Mixture, configs: dict[str, SourceConfig], packs: int, argum
         table.add_column(column, justify="right", no_wrap=True)
     rows = forecast(mixture, packs)
     totals = [0, 0, 0]
-    for row, config in zip(rows, configs.values(), strict=True):
-        folder = Path(config.plan_path(arguments.sequence_length))
-        held = [row.packs, *(int(pack_counts(folder, unit).sum()) for unit in COUNTED)]
+    for row, plan in zip(rows, plans.values(), strict=True):
+        held = [row.packs, *(int(plan.counts(unit).sum()) for unit in COUNTED)]
         totals = [total + size for total, size in zip(totals, held, strict=True)]
         table.add_row(row.name, *(f"{size:,}" for size in held), *_shares(row, arguments))
     table.add_section()

@@ -89,18 +89,11 @@ def _progress() -> Iterator["Progress"]:
         yield lambda done, total, samples: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (
-        TextColumn("tokenise"),
-        BarColumn(),
-        DownloadColumn(),
-        TextColumn("{task.fields[samples]:,} samples"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("tokenise", total=None, samples=0)
-        yield lambda done, total, samples: bar.update(task, completed=done, total=total, samples=samples)
+    from megatron_nmm.data.show import reading
+
+    with reading("tokenise", None, Console(stderr=True)) as tell:
+        yield lambda done, total, samples: tell(done, samples, total)
 
 
 def _summarise(output: Path, info: dict[str, Any]) -> None:
@@ -180,7 +173,7 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
         type=positive,
         default=1,
         metavar="N",
-        help="native: N x N patches become one token (default 1; 2 for models with a vision encoder)",
+        help="N x N patches become one token (default 1; 2 for models whose connector is pixel_shuffle)",
     )
 
 

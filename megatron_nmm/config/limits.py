@@ -26,7 +26,7 @@ def limit_faults(run: RunConfig) -> Iterator[Fault]:
         size = _packs(source, run.data.sequence_length)
         if source.max_epochs is None or not accepts(float, source.max_epochs) or size is None:
             return
-        left += int(Fraction(repr(float(source.max_epochs))) * size)
+        left += most_packs(source.max_epochs, size)
     needed = run.steps * run.data.global_batch
     if sources and needed > left:
         yield Fault(
@@ -36,6 +36,12 @@ def limit_faults(run: RunConfig) -> Iterator[Fault]:
             f"use at most {left // run.data.global_batch:,} steps, raise data.train.N.max_epochs of a source, or set "
             "one to none",
         )
+
+
+def most_packs(max_epochs: float, packs: int) -> int:
+    """Packs drawn at most of a source of ``packs`` that is read ``max_epochs`` times; a part of a pack is none."""
+    # The number as it is written: 0.29 of 100 packs are 29, and the product of floats would make them 28.
+    return int(Fraction(repr(float(max_epochs))) * packs)
 
 
 def _packs(source: SourceConfig, sequence_length: int) -> int | None:

@@ -3,10 +3,11 @@
 import errno
 import os
 import stat
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 
 from megatron_nmm.data.raw.opening import filesystem, is_url
+from megatron_nmm.data.raw.record import leaves_folder
 from megatron_nmm.errors import DataError, NMMError
 
 THE_SAMPLES_FAULT = frozenset(
@@ -95,8 +96,7 @@ class RemoteRoot:
 
 
 def _refuse_leaving(name: str) -> None:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
+    if leaves_folder(name):
         raise DataError(f"image path {name!r} leaves the image folder; use a path relative to it")
 
 

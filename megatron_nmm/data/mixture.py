@@ -9,11 +9,11 @@ fullest pack: one that holds more than 0.1 % of the samples of a window moves it
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
 
+from megatron_nmm.config.limits import most_packs
 from megatron_nmm.data.permutation import Permutation
 from megatron_nmm.data.shares import pack_shares, tempered
 from megatron_nmm.data.spread import Spread, ranking
@@ -137,7 +137,7 @@ def _limit(number: int, portion: Portion) -> int | None:
             f"data.train.{number}.max_epochs {portion.max_epochs} of {portion.name} must be a number above 0; use none "
             "for no limit"
         )
-    limit = int(Fraction(repr(float(portion.max_epochs))) * portion.packs)
+    limit = most_packs(portion.max_epochs, portion.packs)
     if limit < 1:
         raise ConfigError(
             f"data.train.{number}.max_epochs {portion.max_epochs:g} of {portion.name} is less than one of its "

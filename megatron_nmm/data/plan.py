@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from megatron_nmm.config import SourceConfig
+from megatron_nmm.config.schema import ShareOf
 from megatron_nmm.data.json_file import read_json, write_json
 from megatron_nmm.data.packing import Bins, Limits, pack
 from megatron_nmm.data.permutation import Permutation
@@ -123,7 +125,8 @@ class Plan:
                 f"pack plan {folder} has packs of {self.report['sequence_length']} tokens but data.sequence_length is "
                 f"{sequence_length}; set data.sequence_length={self.report['sequence_length']} or {remedy}"
             )
-        table = read_table(folder / "plan.parquet", ["samples"]).combine_chunks()
+        self._table = folder / "plan.parquet"
+        table = read_table(self._table, ["samples"]).combine_chunks()
         lists = table.column("samples").chunk(0)
         self._samples: npt.NDArray[np.int64] = lists.values.to_numpy()
         self._starts: npt.NDArray[np.int32] = lists.offsets.to_numpy()
@@ -135,6 +138,18 @@ class Plan:
         """Sample numbers of one pack, in order."""
         numbers: list[int] = self._samples[self._starts[pack_number] : self._starts[pack_number + 1]].tolist()
         return numbers
+
+    def counts(self, share_of: ShareOf) -> npt.NDArray[np.int64]:
+        """[packs] tokens or samples of each pack; ones for packs. DataError when the table was damaged meanwhile."""
+        if share_of == "packs":
+            return np.ones(len(self), np.int64)
+        return self._tokens if share_of == "tokens" else np.diff(self._starts).astype(np.int64)
+
+    @cached_property
+    def _tokens(self) -> npt.NDArray[np.int64]:
+        """[packs] tokens of each pack; few runs ask for them."""
+        tokens: npt.NDArray[np.int64] = read_table(self._table, ["tokens"]).column("tokens").to_numpy().astype(np.int64)
+        return tokens
 
 
 def _shuffled_bins(

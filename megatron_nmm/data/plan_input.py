@@ -5,7 +5,7 @@ rejected.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,7 @@ def read_input(corpus: Path, tell: Tell) -> PackInput:
     unchecked = PackInput(
         corpus, info, np.concatenate([none, *tokens]), np.concatenate([none, *patches]), starts, np.zeros(0, np.bool_)
     )
-    repeated = _repeated(unchecked, np.concatenate([none, *hashes]))
-    return PackInput(corpus, info, unchecked.tokens, unchecked.patches, starts, repeated)
+    return replace(unchecked, repeated=_repeated(unchecked, np.concatenate([none, *hashes])))
 
 
 def reasons(given: PackInput, limits: Limits, samples: npt.NDArray[np.int64]) -> Iterator[str]:

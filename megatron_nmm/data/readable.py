@@ -11,8 +11,11 @@ SILENT = ("pad", "bos", "eos")
 """Special pieces that say nothing to a reader."""
 
 
-def readable(sample: Sample, tokenizer: Tokenizer) -> str:
-    """The text of a sample; ``<image 4x4>``, patch rows x columns, stands for each view of an image."""
+def readable(sample: Sample, tokenizer: Tokenizer, shuffle: int) -> str:
+    """The text of a sample; ``<image 4x4>``, patch rows x columns, stands for each view of an image.
+
+    ``shuffle``: that of the corpus's image rule, side of the square of patches that became one token.
+    """
     of_image = {tokenizer.special[name] for name in tokenizer.special if name not in (*SILENT, "unk")}
     silent = {tokenizer.special[name] for name in SILENT}
     parts: list[str] = []
@@ -28,7 +31,7 @@ def readable(sample: Sample, tokenizer: Tokenizer) -> str:
         if token in of_image:
             end_text()
             placeholders += token == tokenizer.image
-            if grids and placeholders == grids[0].patches:
+            if grids and placeholders * shuffle**2 == grids[0].patches:
                 parts.append(_mark(grids.pop(0)))
                 placeholders = 0
         elif token not in silent:

@@ -57,7 +57,7 @@ def run_mixture(
     """
     data = run.data
     portions = [
-        portion(source.name, config, Path(config.plan_path(data.sequence_length)), source.plan.report, data.share_of)
+        portion(source.name, config, source.plan, data.share_of)
         for source, config in zip(sources, data.train, strict=True)
     ]
     mixture = Mixture(portions, run.seed, data.temperature, start, drawn)

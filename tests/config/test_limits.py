@@ -8,7 +8,7 @@ import pytest
 
 from megatron_nmm.config import DataConfig, RunConfig, SourceConfig
 from megatron_nmm.config.check import check_files
-from megatron_nmm.config.limits import limit_faults
+from megatron_nmm.config.limits import limit_faults, most_packs
 
 
 def _run(folder: Path, *max_epochs: float | None, steps: int = 10) -> RunConfig:
@@ -19,6 +19,11 @@ def _run(folder: Path, *max_epochs: float | None, steps: int = 10) -> RunConfig:
         (plan / "report.json").write_text(json.dumps({"packs": 20 * (number + 1)}))
     sources = tuple(SourceConfig(str(folder / str(n)), max_epochs=limit) for n, limit in enumerate(max_epochs))
     return RunConfig(folder=str(folder / "run"), steps=steps, data=DataConfig(train=sources, global_batch=4))
+
+
+@pytest.mark.parametrize(("max_epochs", "most"), [(0.29, 29), (0.295, 29), (1, 100), (2.5, 250)])
+def test_a_limit_holds_as_it_is_written(max_epochs: float, most: int) -> None:
+    assert most_packs(max_epochs, 100) == most
 
 
 @pytest.mark.parametrize(

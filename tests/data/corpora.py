@@ -91,6 +91,13 @@ def corpus(folder: Path, name: str, records: Sequence[dict[str, Any]], length: i
     return folder / name
 
 
+def mixed_and_text(folder: Path, mixed: Sequence[dict[str, Any]], text: int = 20) -> Path:
+    """``folder`` with two packed corpora: ``mixed`` of these records, and ``text`` of that many texts."""
+    corpus(folder, "mixed", mixed)
+    corpus(folder, "text", [record(1000 + n, "text") for n in range(text)])
+    return folder
+
+
 def quiet(done: int, total: int, samples: int) -> None:
     """A progress report that goes nowhere."""
 

@@ -16,7 +16,7 @@ from megatron_nmm.data.plan import PackSettings, plan_folder, write_plan
 from megatron_nmm.data.stream import stream
 from megatron_nmm.errors import DataError
 from megatron_nmm.files import step_lines
-from tests.data.corpora import corpus, mixed_records, record, run_config
+from tests.data.corpora import corpus, mixed_and_text, mixed_records, run_config
 from tests.data.damage import own_images, rot
 
 Rows = list[tuple[str, ...]]
@@ -25,8 +25,7 @@ Rows = list[tuple[str, ...]]
 @pytest.fixture
 def run(tmp_path: Path) -> RunConfig:
     """A run over two corpora, one with a rotten image; its folder is still empty."""
-    corpus(tmp_path, "mixed", own_images(tmp_path, 45))
-    corpus(tmp_path, "text", [record(1000 + n, "text") for n in range(20)])
+    mixed_and_text(tmp_path, own_images(tmp_path, 45))
     rot(tmp_path / "mixed", ["caption-4"])
     (tmp_path / "run").mkdir()
     run = run_config(tmp_path, [("mixed", 0.7), ("text", 0.3)])

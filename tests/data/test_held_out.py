@@ -10,15 +10,13 @@ from megatron_nmm.data.corpus import Corpus
 from megatron_nmm.data.decoders.pillow import PillowDecoder
 from megatron_nmm.data.held_out import HeldOut, size_in_bytes
 from megatron_nmm.data.load import image_patches
-from tests.data.corpora import RULE, corpus, mixed_records, png, record, run_config
+from tests.data.corpora import RULE, mixed_and_text, mixed_records, png, run_config
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     """Two held-out corpora: text (8 samples), mixed (40)."""
-    folder = tmp_path_factory.mktemp("held_out")
-    corpus(folder, "mixed", mixed_records(40))
-    corpus(folder, "text", [record(1000 + n, "text") for n in range(8)])
+    folder = mixed_and_text(tmp_path_factory.mktemp("held_out"), mixed_records(40), text=8)
     run = run_config(folder, [("mixed", 1.0)], noise=0.5, augment=True)
     sources = (SourceConfig(str(folder / "text")), SourceConfig(str(folder / "mixed")))
     return replace(run, evaluate=replace(run.evaluate, sources=sources))

@@ -98,6 +98,18 @@ def test_an_empty_corpus_is_refused(tmp_path: Path) -> None:
         write_plan(tmp_path / "e", tmp_path / "e" / "plan-8", PackSettings(8))
 
 
+def test_what_each_pack_holds_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = corpus(tmp_path, "c", mixed_records(60))
+    rows = read_table(folder / "plan-32" / "plan.parquet").to_pylist()
+    opened = Plan(folder / "plan-32", Corpus(folder).fingerprint, 32)
+    tokens = opened.counts("tokens")
+    assert tokens.tolist() == [row["tokens"] for row in rows]
+    monkeypatch.setattr("megatron_nmm.data.plan.read_table", lambda *_: pytest.fail("the table is read again"))
+    assert opened.counts("tokens") is tokens
+    assert opened.counts("samples").tolist() == [len(row["samples"]) for row in rows]
+    assert opened.counts("packs").tolist() == [1] * len(rows)
+
+
 def test_a_plan_replaces_an_older_one(tmp_path: Path) -> None:
     folder = corpus(tmp_path, "c", mixed_records(30))
     write_plan(folder, folder / "plan-32", PackSettings(32, seed=9))

@@ -16,7 +16,7 @@ from megatron_nmm.data.load import image_patches
 from megatron_nmm.data.stream import Stream, stream
 from megatron_nmm.data.tables import read_table
 from megatron_nmm.errors import ConfigError, DataError
-from tests.data.corpora import RULE, corpus, mixed_records, png, record, run_config, tokenizer
+from tests.data.corpora import RULE, mixed_and_text, mixed_records, png, run_config, tokenizer
 
 LENGTH = 32
 
@@ -24,10 +24,7 @@ LENGTH = 32
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two packed corpora: mixed (90 samples) and text (20)."""
-    path = tmp_path_factory.mktemp("stream")
-    corpus(path, "mixed", mixed_records(90))
-    corpus(path, "text", [record(1000 + n, "text") for n in range(20)])
-    return path
+    return mixed_and_text(tmp_path_factory.mktemp("stream"), mixed_records(90))
 
 
 def _run(folder: Path, **data: object) -> RunConfig:

@@ -10,7 +10,7 @@ from megatron_nmm.config.overrides import apply
 from megatron_nmm.config.schema import SourceConfig
 from megatron_nmm.data.stream import stream
 from megatron_nmm.data.tables import read_table
-from tests.data.corpora import corpus, mixed_records, record, run_config
+from tests.data.corpora import mixed_and_text, mixed_records, run_config
 from tools.mix import main
 
 LENGTH = "32"
@@ -21,10 +21,7 @@ OWN = ["--corpus", "a=mixed", "--corpus", "b=text", "--weight", "a=3", "--weight
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two packed corpora."""
-    path = tmp_path_factory.mktemp("mix")
-    corpus(path, "mixed", mixed_records(60))
-    corpus(path, "text", [record(1000 + n, "text") for n in range(20)])
-    return path
+    return mixed_and_text(tmp_path_factory.mktemp("mix"), mixed_records(60))
 
 
 @pytest.fixture(autouse=True)

@@ -56,7 +56,7 @@ class DaliDecoder:
                     pixels = np.asarray(decoded.cpu())
                     if pixels.shape == (image.height, image.width, 3):
                         return upright(pixels, turn)
-        return self._reference.decode(encoded, least)
+            return self._reference.decode_opened(image, encoded, least)
 
     def _decoder(self) -> Any:
         """This thread's decoder."""

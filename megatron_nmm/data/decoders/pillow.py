@@ -28,13 +28,17 @@ class PillowDecoder:
     def decode(self, encoded: bytes, least: Least | None = None) -> Pixels:
         """RGB pixels of one image; raises DataError when it is damaged, too large or of an unknown kind."""
         with open_image(encoded) as image:
-            try:
-                if self._scaled and least is not None and image.format in JPEGS:
-                    turned = orientation(image, encoded) in TURNED
-                    image.draft(None, least if turned else least[::-1])
-                return _rgb(ImageOps.exif_transpose(image))
-            except BROKEN as error:
-                raise DataError(f"the image cannot be decoded: {error}") from error
+            return self.decode_opened(image, encoded, least)
+
+    def decode_opened(self, image: Image.Image, encoded: bytes, least: Least | None) -> Pixels:
+        """``decode`` of ``encoded`` whose header is read: ``image`` is what ``open_image`` made of it."""
+        try:
+            if self._scaled and least is not None and image.format in JPEGS:
+                turned = orientation(image, encoded) in TURNED
+                image.draft(None, least if turned else least[::-1])
+            return _rgb(ImageOps.exif_transpose(image))
+        except BROKEN as error:
+            raise DataError(f"the image cannot be decoded: {error}") from error
 
 
 def verify(encoded: bytes) -> None:

@@ -48,7 +48,9 @@ class SimplejpegDecoder:
             elif image.format == "WEBP" and image.mode == "RGB" and not getattr(image, "is_animated", False):
                 turn = orientation(image, encoded)
                 pixels = self._webp(encoded, image)
-        return self._reference.decode(encoded, least) if pixels is None else upright(pixels, turn)
+            if pixels is None:
+                return self._reference.decode_opened(image, encoded, least)
+        return upright(pixels, turn)
 
     def _jpeg(self, encoded: bytes, image: Image.Image, least: Least | None) -> Pixels | None:
         """Pixels before any turn, or None when simplejpeg has a doubt; ``least`` likewise before the turn."""

@@ -1,10 +1,9 @@
 """Turns the fields of one raw record into a Record, or a Rejection with the first reason why it is none."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import Any
 
-from megatron_nmm.data.raw.record import IMAGE_MARKER, KINDS, RawImage, Record, Rejection, segments
+from megatron_nmm.data.raw.record import IMAGE_MARKER, KINDS, RawImage, Record, Rejection, leaves_folder, segments
 from megatron_nmm.data.raw.schema import Schema, describe
 
 PARAGRAPH = "\n\n"
@@ -134,8 +133,7 @@ def _image(value: Any, field: str, place: int) -> RawImage:
         raise _Unusable(f"field {field!r} is not a list of paths or encoded images")
     if "://" in value:
         raise _Unusable(f"image {value!r} is a URL; fetch the images first and give their paths")
-    path = PurePosixPath(value)
-    if path.is_absolute() or ".." in path.parts:
+    if leaves_folder(value):
         raise _Unusable(f"image path {value!r} leaves the image folder; use a path relative to it")
     return RawImage(value, None)
 

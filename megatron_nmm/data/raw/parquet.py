@@ -94,11 +94,9 @@ def _opened(name: str) -> Iterator[Any]:
     try:
         with open_file(name) as raw, ParquetFile(raw, buffer_size=BUFFER, pre_buffer=False) as file:
             yield file
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError) as error:
+        # What is wrong inside the file is an OSError, too, but one without a number.
+        if isinstance(error, OSError) and error.errno:
+            raise cannot_read(name, error) from error
         reason = " ".join(str(error).split())
         raise DataError(f"{name} is damaged or no Parquet file ({reason}); fetch it again") from error
-    except OSError as error:
-        if not error.errno:
-            reason = " ".join(str(error).split())
-            raise DataError(f"{name} is damaged or no Parquet file ({reason}); fetch it again") from error
-        raise cannot_read(name, error) from error

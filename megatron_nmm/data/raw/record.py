@@ -48,6 +48,11 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
+def leaves_folder(name: str) -> bool:
+    """Whether the path ``name``, parts between slashes, may lead out of the folder it starts from."""
+    return name.startswith("/") or ".." in name.split("/")
+
+
 def segments(text: str) -> list[str]:
     """The texts before, between and after the markers: one more than there are markers, some may be empty.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from megatron_nmm.data.raw.build import Misfit, record_of
 from megatron_nmm.data.raw.opening import Chunks, CutStream
-from megatron_nmm.data.raw.record import KINDS, RawImage, Record, Rejection, printable
+from megatron_nmm.data.raw.record import KINDS, RawImage, Record, Rejection, leaves_folder, printable
 from megatron_nmm.data.raw.schema import Schema, describe, detect
 from megatron_nmm.data.raw.tar import Member, members
 
@@ -73,7 +73,7 @@ def _add(sample: _Sample, part: str, member: Member) -> None:
     name = printable(member.name)
     if member.fault:
         sample.fault = sample.fault or f"member {name!r} is {member.fault}"
-    elif member.name.startswith("/") or ".." in member.name.split("/"):
+    elif leaves_folder(member.name):
         sample.fault = sample.fault or f"member {name!r} leaves its folder; store it under a relative path without .."
     elif part in sample.parts:
         sample.fault = sample.fault or f"there are two members {name!r}"

@@ -2,10 +2,12 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from megatron_nmm.data.decoders.header import read_size
 from megatron_nmm.data.decoders.pillow import PillowDecoder, verify
@@ -89,6 +91,16 @@ def test_bytes_damaged_at_random_are_judged_alike() -> None:
             else:
                 np.testing.assert_array_equal(found, expected)
     assert 10 < refused < 90
+
+
+@pytest.mark.parametrize("name", installed())
+@pytest.mark.parametrize("kind", ["jpeg", "jpeg with a tail", "jpeg CMYK", "png alpha", "webp alpha"])
+def test_the_header_is_read_once(kind: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen, encoded = decoder(name, "exact"), sound()[kind]
+    opening = Mock(wraps=Image.open)
+    monkeypatch.setattr(Image, "open", opening)
+    chosen.decode(encoded)
+    opening.assert_called_once()
 
 
 @pytest.mark.parametrize("least", LEAST)
