@@ -22,6 +22,7 @@ CORE = [
     "fsspec>=2023.5",  # corpora behind URLs
     "pyyaml>=6",  # what Megatron-Energon writes beside its tars
     "tokenizers>=0.20",  # tokenizer.json folders
+    "safetensors>=0.4",  # first weights from Hugging Face folders
     "pillow>=10",
     "rich>=13",
     "tensorboard>=2.16",

@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
 
@@ -28,9 +29,12 @@ from megatron_nmm.config import DataConfig, ModelConfig, OptimConfig, PrecisionC
 from megatron_nmm.config.arguments import positive
 from megatron_nmm.config.refusal import refuse
 from megatron_nmm.data.batch import Batch
+from megatron_nmm.data.collate import collate
+from megatron_nmm.data.load import Loaded
+from megatron_nmm.data.rule import LAYOUT_TOKENS
 from megatron_nmm.device.select import select
 from megatron_nmm.errors import ConfigError
-from megatron_nmm.models.accounting import attended_pairs, step_flops
+from megatron_nmm.models.accounting import Work, attended_pairs, step_flops
 from megatron_nmm.parallel.world import World
 
 ROWS, LENGTH = 2, 512
@@ -41,6 +45,9 @@ PEAK_SIDE = 2048
 
 CONTENDERS = ("ours", "transformers", "peak")
 WARM_UP = 2
+
+SPECIAL = {name: MODEL.vocabulary + number for number, name in enumerate(("pad", "image", *LAYOUT_TOKENS))}
+"""Ids that none of the random tokens has."""
 
 Step = Callable[[], None]
 
@@ -53,23 +60,9 @@ def tokens() -> torch.Tensor:
 def text_batch() -> Batch:
     """``tokens`` as packed rows of one document each."""
     ids = tokens()
-    empty = torch.zeros(0, dtype=torch.long)
-    zeros = torch.zeros(ROWS, LENGTH, dtype=torch.long)
-    return Batch(
-        tokens=ids[:, :-1],
-        labels=ids[:, 1:],
-        loss_weight=torch.ones(ROWS, LENGTH),
-        positions=torch.arange(LENGTH).repeat(ROWS, 1),
-        document_starts=torch.tensor([[0, LENGTH]], dtype=torch.int32).repeat(ROWS, 1),
-        modality=zeros,
-        image_blocks=empty.view(0, 3),
-        patches=torch.zeros(0, MODEL.vision.patch_values),
-        grids=empty.view(0, 2),
-        patch_targets=empty,
-        source=zeros,
-        kind=zeros,
-        sample_ids=((),) * ROWS,
-    )
+    rows = [[Loaded("text", 0, 0, row.numpy(), (), ())] for row in ids[:, :-1]]
+    batch = collate(rows, LENGTH, SPECIAL, MODEL.vision.patch_values)
+    return replace(batch, labels=ids[:, 1:], loss_weight=torch.ones(ROWS, LENGTH))
 
 
 def our_step(dtype: str, world: World) -> Step:
@@ -177,7 +170,8 @@ def main() -> int:
     if find_spec("transformers") is None:
         return refuse(ConfigError("transformers is not installed; install it with: pip install -e .[bench]"))
     console = Console(width=120)
-    flops = step_flops(MODEL, ROWS * LENGTH, ROWS * attended_pairs([LENGTH], [], "causal"), 0, ROWS * LENGTH).total
+    work = Work(ROWS * LENGTH, ROWS * attended_pairs([LENGTH], [], "causal"), ROWS * LENGTH)
+    flops = step_flops(MODEL, work).total
     table = Table(
         "dtype", "transformers tok/s", "ours tok/s", "ours / transformers", "peak GFLOP/s", "ours, share of peak"
     )

@@ -1,6 +1,5 @@
 """Resume from the newest checkpoint that verifies, and say which newer ones do not and why."""
 
-import warnings
 from collections import ChainMap
 from collections.abc import Callable
 from functools import partial
@@ -10,18 +9,25 @@ from typing import Any
 from megatron_nmm.checkpoint import manifest, progress, publish
 from megatron_nmm.checkpoint.agree import everywhere, on_main
 from megatron_nmm.checkpoint.manifest import Manifest
+from megatron_nmm.checkpoint.other_stage import OPTIMIZER_PREFIX, require_same_stage
 from megatron_nmm.checkpoint.progress import Progress
 from megatron_nmm.checkpoint.safety import require_harmless
 from megatron_nmm.checkpoint.save import CHECKPOINTS
-from megatron_nmm.checkpoint.state import Optimizer, Shapes, read, shapes, sharded, stored_shapes
+from megatron_nmm.checkpoint.state import Optimizer, Shapes, each_for_itself, read, shapes, sharded, stored_shapes
 from megatron_nmm.errors import CheckpointError
 from megatron_nmm.files import lock
 from megatron_nmm.parallel.world import World
 
 SHOWN = 3
 """Misfitting tensors named in a message."""
-OPTIMIZER_PREFIX = "optimizer.state."
-"""Names of optimizer tensors begin so; megatron-core's choice."""
+
+
+def can_resume(folder: Path, world: World, say: Callable[[str], None] = print) -> bool:
+    """Whether the run in ``folder`` has checkpoints, so that ``resume`` loads one or raises; collective.
+
+    What an interrupted save left is tidied first: it may hold the newest checkpoint. ``say`` as in ``resume``.
+    """
+    return bool(_published(folder / CHECKPOINTS, world, say))
 
 
 def resume(
@@ -33,9 +39,7 @@ def resume(
     per leftover removed and per checkpoint skipped. Raises CheckpointError, the same on every rank, when checkpoints
     exist and none is intact, when the newest intact one does not fit the model, or when it could run code.
     """
-    checkpoints = folder / CHECKPOINTS
-    _say_all(world, say, on_main(world, "tidying the folder", lambda: _tidy(checkpoints)))
-    candidates = on_main(world, "listing checkpoints", lambda: publish.published(checkpoints))
+    candidates = _published(folder / CHECKPOINTS, world, say)
     if not candidates:
         return None
     return _load(*_newest_intact(candidates, world, say), model, optimizer, world)
@@ -47,13 +51,27 @@ def load_weights(place: Path, model: Any, world: World, say: Callable[[str], Non
     Reads only, and takes no lock: a run that is still writing is not disturbed. Returns the progress of the run that
     saved it; its ``config`` describes the model. Raises as ``resume`` does, and when there is no checkpoint.
     """
+    return _load(*find_intact(place, world, say), model, None, world)
+
+
+def find_intact(place: Path, world: World, say: Callable[[str], None]) -> tuple[Path, Manifest]:
+    """A checkpoint folder, or the newest intact one of a run folder, verified; collective.
+
+    Raises CheckpointError, the same on every rank, when there is none.
+    """
     one = publish.step_of(place) is not None
     candidates = [place] if one else on_main(world, "listing", lambda: publish.published(place / CHECKPOINTS))
     if not candidates:
         raise CheckpointError(
             f"{place} holds no checkpoint; give a run's folder, or one of its {CHECKPOINTS}/step-... folders"
         )
-    return _load(*_newest_intact(candidates, world, say), model, None, world)
+    return _newest_intact(candidates, world, say)
+
+
+def _published(checkpoints: Path, world: World, say: Callable[[str], None]) -> list[Path]:
+    """Checkpoints in a tidied folder, newest first. Collective."""
+    _say_all(world, say, on_main(world, "tidying the folder", lambda: _tidy(checkpoints)))
+    return on_main(world, "listing checkpoints", lambda: publish.published(checkpoints))
 
 
 def _tidy(checkpoints: Path) -> list[str]:
@@ -104,9 +122,7 @@ def _load(checkpoint: Path, listed: Manifest, model: Any, optimizer: Optimizer |
     on_main(world, "looking for code", lambda: require_harmless(checkpoint, listed.files))
     reached = on_main(world, "reading progress", lambda: progress.read(checkpoint))
     state = sharded(model, optimizer, world, is_loading=True)
-    with warnings.catch_warnings():
-        # Every rank reads for itself, on purpose; torch takes that for a forgotten process group and says so each time.
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled|The argument order of load")
+    with each_for_itself():
         wanted = everywhere(world, "naming tensors", lambda: shapes(state))
         on_main(world, "comparing shapes", lambda: _require_fit(checkpoint, dict(ChainMap(*wanted)), optimizer))
         everywhere(world, "reading tensors", lambda: read(checkpoint, state, model, optimizer))
@@ -118,6 +134,8 @@ def _require_fit(checkpoint: Path, wanted: Shapes, optimizer: Optimizer | None) 
     stored = stored_shapes(checkpoint)
     if optimizer is None:
         stored = {name: shape for name, shape in stored.items() if not name.startswith(OPTIMIZER_PREFIX)}
+    else:
+        require_same_stage(checkpoint, wanted, stored)
     found = [f"{name} is not in it" for name in sorted(wanted.keys() - stored.keys())]
     found += [f"{name} is in it, but not in this model" for name in sorted(stored.keys() - wanted.keys())]
     found += [

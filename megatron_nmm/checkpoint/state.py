@@ -6,6 +6,9 @@ that one starts a Python process per rank for a result queue, and leaves other r
 cannot write its metadata.
 """
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -89,6 +92,14 @@ class Shards:
         on_main(self._world, "writing the format note", lambda: save_config(FORMAT, str(folder)))
 
 
+@contextmanager
+def each_for_itself() -> Iterator[None]:
+    """Around reading: every rank reads alone, on purpose; torch takes that for a forgotten process group each time."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled|The argument order of load")
+        yield
+
+
 def shapes(state: dict[str, Any]) -> Shapes:
     """Name and whole shape of every tensor this rank has a part of."""
     parts, _, _ = load_preprocess(state)
@@ -111,3 +122,14 @@ def read(folder: Path, state: dict[str, Any], model: Any, optimizer: Optimizer |
     model.module.load_state_dict(loaded["model"])
     if optimizer is not None:
         optimizer.load_state_dict(loaded["optimizer"])
+
+
+def fill(folder: Path, entries: dict[str, Any], model: Any) -> None:
+    """Fill only the tensors ``entries`` of ``model``, each from the stored tensor that its ``key`` names.
+
+    ``entries`` is a part of ``sharded(...)["model"]``, without objects. Free of collectives.
+    """
+    if not entries:  # a rank may hold nothing that is read
+        return
+    loaded = dist_checkpointing.load({"model": entries}, str(folder), validate_access_integrity=False)
+    model.module.load_state_dict(loaded["model"], strict=False)

@@ -1,10 +1,10 @@
 """The range of every number in the tree, as a table: one row a key, each value on its own."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from megatron_nmm.config.fault import Fault
-from megatron_nmm.config.schema import RunConfig
+from megatron_nmm.config.schema import RatesConfig, RunConfig
 from megatron_nmm.config.values import leaves
 
 LARGEST = 2**31 - 1
@@ -37,6 +37,8 @@ SIZE = Range(1)
 POSITIVE = Range(0, open_low=True)
 SHARE = Range(0, 1)
 DECAY_RATE = Range(0, 1, open_high=True)
+ROPE_BASE = Range(1, open_low=True)
+"""At 1 every pair of numbers would turn at the same speed."""
 
 BOUNDS: dict[str, Range] = {
     "steps": SIZE,
@@ -46,16 +48,26 @@ BOUNDS: dict[str, Range] = {
     "model.width": SIZE,
     "model.heads": SIZE,
     "model.query_groups": SIZE,
+    "model.head_dim": SIZE,
     "model.ffn": SIZE,
     "model.vocabulary": SIZE,
     "model.norm_epsilon": POSITIVE,
-    "model.rope_base": Range(1, open_low=True),  # at 1 every pair of numbers would turn at the same speed
+    "model.rope_base": ROPE_BASE,
     "model.init_std": POSITIVE,
     "model.vision.depth": ANY_COUNT,
+    "model.vision.width": SIZE,
+    "model.vision.heads": SIZE,
+    "model.vision.ffn": SIZE,
+    "model.vision.layer_scale": ANY_COUNT,
+    "model.vision.norm_epsilon": POSITIVE,
+    "model.vision.rope_base": ROPE_BASE,
+    "model.vision.window": ANY_COUNT,
+    "model.vision.full_layers.*": ANY_COUNT,
     "model.vision.patch": SIZE,
     "model.vision.channels": Range(3, 3),  # decoders always deliver RGB
     "parallel.tensor": SIZE,
     "parallel.pipeline": SIZE,
+    "parallel.stage_layers.*": ANY_COUNT,
     "parallel.time_limit_s": POSITIVE,
     "data.sequence_length": Range(2),  # a label is the next token
     "data.microbatch": SIZE,
@@ -76,6 +88,7 @@ BOUNDS: dict[str, Range] = {
     "optim.epsilon": POSITIVE,
     "optim.weight_decay": ANY_COUNT,
     "optim.clip": ANY_COUNT,
+    **{f"optim.rates.{part.name}": ANY_COUNT for part in fields(RatesConfig)},
     "schedule.warmup": ANY_COUNT,
     "schedule.cooldown": SHARE,
     "schedule.floor": SHARE,
@@ -86,6 +99,7 @@ BOUNDS: dict[str, Range] = {
     "evaluate.sources.*.max_epochs": POSITIVE,
     "evaluate.packs": SIZE,
     "journal.every": SIZE,
+    "journal.telemetry": ANY_COUNT,
 }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from megatron_nmm.config.bounds import LARGEST, out_of_range
 from megatron_nmm.config.fault import Fault, config_error
+from megatron_nmm.config.first_weights import first_weights_faults
 from megatron_nmm.config.limits import limit_faults
 from megatron_nmm.config.rules import RULES, WORLD
 from megatron_nmm.config.schema import RunConfig, SourceConfig
@@ -39,7 +40,7 @@ def require(run: RunConfig, world_size: int) -> None:
 
 def check_files(run: RunConfig) -> tuple[Fault, ...]:
     """Every file or folder the run reads and does not find, with the tool that makes it, and every source read dry."""
-    return (*_tokenizer_faults(run), *_source_faults(run), *limit_faults(run))
+    return (*_tokenizer_faults(run), *_source_faults(run), *first_weights_faults(run), *limit_faults(run))
 
 
 def _wrong_kind(run: RunConfig) -> Iterator[Fault]:
@@ -50,8 +51,8 @@ def _wrong_kind(run: RunConfig) -> Iterator[Fault]:
 
 
 def _touches(bad: str, read: str) -> bool:
-    """Whether the faulty key is the one read, or a group around it (``model`` of ``model.width``)."""
-    return read == bad or read.startswith(f"{bad}.")
+    """Whether the faulty key is the one read, a group around it (``model`` of ``model.width``), or one inside it."""
+    return read == bad or read.startswith(f"{bad}.") or bad.startswith(f"{read}.")
 
 
 def _tokenizer_faults(run: RunConfig) -> Iterator[Fault]:

@@ -4,6 +4,7 @@ import argparse
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from megatron_nmm.config.check import check, check_files
 from megatron_nmm.config.fault import config_error
@@ -11,18 +12,28 @@ from megatron_nmm.config.io import load, to_json
 from megatron_nmm.config.overrides import apply
 from megatron_nmm.config.refusal import refuse
 from megatron_nmm.config.schema import RunConfig
+from megatron_nmm.config.values import nearest_key
 from megatron_nmm.errors import ConfigError, NMMError
 
+Recipe = Callable[[], RunConfig]
 
-def parse(recipe: Callable[[], RunConfig], argv: Sequence[str]) -> RunConfig | None:
+
+def parse(
+    recipe: Recipe,
+    argv: Sequence[str],
+    presets: Mapping[str, Recipe] = MappingProxyType({}),
+    notes: Sequence[Callable[[RunConfig], str]] = (),
+) -> RunConfig | None:
     """The checked run that ``argv`` (without the program's name) asks for; None when there is nothing to run.
 
-    ``--check`` and ``--print`` only report. A run with faults ends the process with exit code 2 and one message on
-    stderr, from the first process of each machine.
+    ``presets`` are other recipes of the same program, which ``--preset NAME`` starts from in place of ``recipe``.
+    ``--check`` and ``--print`` only report; each of ``notes`` has a line, or none, to add to what ``--check`` says.
+    A run with faults ends the process with exit code 2 and one message on stderr, from the first process of each
+    machine.
     """
-    options = _parser(recipe).parse_args(argv)
+    options = _parser(recipe, presets).parse_args(argv)
     try:
-        run = apply(load(options.config) if options.config else recipe(), options.set)
+        run = apply(_start(recipe, presets, options), options.set)
         if options.print:
             print(to_json(run), end="")
         if options.print and not options.check:
@@ -35,9 +46,23 @@ def parse(recipe: Callable[[], RunConfig], argv: Sequence[str]) -> RunConfig | N
         speaks = os.environ.get("LOCAL_RANK", "0") == "0"
         raise SystemExit(refuse(error, speaks=speaks)) from None
     if options.check:
-        print(summary(run, world_size))
+        print("\n".join(filter(None, (summary(run, world_size), *(note(run) for note in notes)))))
         return None
     return run
+
+
+def _start(recipe: Recipe, presets: Mapping[str, Recipe], options: argparse.Namespace) -> RunConfig:
+    """The run before ``--set``: a saved one, a preset, or the recipe's own."""
+    if options.config:
+        return load(options.config)
+    if options.preset is None:
+        return recipe()
+    if options.preset not in presets:
+        remedy = (
+            f"use {nearest_key(options.preset, presets)}; all are {', '.join(presets)}" if presets else "leave it out"
+        )
+        raise ConfigError(f"--preset {options.preset} is none of this recipe's presets; {remedy}")
+    return presets[options.preset]()
 
 
 def processes(run: RunConfig, environment: Mapping[str, str]) -> int:
@@ -68,7 +93,7 @@ def summary(run: RunConfig, world_size: int) -> str:
     )
 
 
-def _parser(recipe: Callable[[], RunConfig]) -> argparse.ArgumentParser:
+def _parser(recipe: Recipe, presets: Mapping[str, Recipe]) -> argparse.ArgumentParser:
     """The options; abbreviations are off, so that a new option never changes an old command."""
     lines = (recipe.__doc__ or "Train a native multimodal model.").strip().splitlines()
     parser = argparse.ArgumentParser(
@@ -83,7 +108,10 @@ def _parser(recipe: Callable[[], RunConfig]) -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="change one value, e.g. parallel.tensor=2; may be repeated, the last one wins",
     )
-    parser.add_argument("--config", metavar="FILE", help="start from a run's config.json in place of the recipe")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--config", metavar="FILE", help="start from a run's config.json in place of the recipe")
+    names = ", ".join(presets) or "this recipe has none"
+    start.add_argument("--preset", metavar="NAME", help=f"start from another recipe of this file: {names}")
     parser.add_argument("--check", action="store_true", help="report every fault with its remedy, then stop")
     parser.add_argument("--print", action="store_true", help="print the resolved configuration as JSON, then stop")
     return parser

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from megatron_nmm.errors import ConfigError
 
+WORLD = "world size"
+"""Pseudo key of the number of processes, which is no part of the tree."""
+
 SHOWN = 6
 """Legal values a remedy lists at most; beyond that, only the nearest ones help."""
 

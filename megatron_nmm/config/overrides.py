@@ -47,7 +47,7 @@ def _replaced(annotation: Any, value: Any, path: Sequence[str], text: str, walke
         return replace(value, **{name: _replaced(inner, getattr(value, name), rest, text, walked)})
     if entry := item(annotation):
         if not (name.isascii() and name.isdecimal() and int(name) < len(value)):
-            raise _Refused(f"{'.'.join(walked)} is no entry: {here} {_range(len(value))}")
+            raise _Refused(f"{'.'.join(walked)} is no entry: {here} {_range(entry, len(value))}")
         index = int(name)
         return (*value[:index], _replaced(entry, value[index], rest, text, walked), *value[index + 1 :])
     raise KeyError(name)
@@ -65,10 +65,11 @@ def _leaf(annotation: Any, text: str, key: str) -> Any:
         raise _Refused(f"{key}={text} does not fit; {key} expects {describe(annotation)}{reason}") from None
 
 
-def _range(entries: int) -> str:
-    """Which indices a list has."""
+def _range(entry: type, entries: int) -> str:
+    """Which indices a list of ``entry`` has."""
     if entries == 0:
-        return 'is empty; set it as a whole in JSON, [{"corpus": "..."}]'
+        example = "[1, 2]" if entry is int else '[{"corpus": "..."}]'
+        return f"is empty; set it as a whole in JSON, {example}"
     return "has one entry; use index 0" if entries == 1 else f"has {entries} entries; use an index below {entries}"
 
 

@@ -1,21 +1,36 @@
-"""P1's early-fusion sizes as a table (Table 6): only the width changes, the depth is 24 throughout."""
+"""The papers' models as tables: P1's early and late fusion (Table 6) and modality-aware baseline, NaViL (its Table 6).
 
-from dataclasses import dataclass
+P1 is "Scaling Laws for Native Multimodal Models" (arXiv 2504.07951), NaViL is arXiv 2510.08565.
+"""
 
-from megatron_nmm.config.schema import ModelConfig
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from megatron_nmm.config.schema import ModelConfig, VisionConfig
 from megatron_nmm.config.values import nearest_key
 from megatron_nmm.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Size:
-    """One row of P1's Table 6. The label is the parameter count, embeddings included."""
+    """One row of P1's Table 6: only widths change. The label is the parameter count, embeddings included."""
 
     width: int
     heads: int
     """P1 does not state heads; 16 throughout, and 40 at width 5120 so that a head stays 128 wide."""
     learning_rate: float | None
     """Peak rate; None where P1 reports none."""
+
+
+@dataclass(frozen=True)
+class LateSize:
+    """One row of late fusion: an encoder about half as wide as the decoder, both 24 layers deep."""
+
+    width: int
+    vision_width: int
+    vision_heads: int
+    """P1 states none: heads of 64, and 8 of 148 where 64 does not divide."""
+    learning_rate: float
 
 
 EARLY_FUSION: dict[str, Size] = {
@@ -28,16 +43,88 @@ EARLY_FUSION: dict[str, Size] = {
     "8.129b": Size(5120, 40, None),
 }
 
+LATE_FUSION: dict[str, LateSize] = {
+    "0.289b": LateSize(768, 384, 6, 1.5e-3),
+    "0.494b": LateSize(1024, 512, 8, 1.5e-3),
+    "1b": LateSize(1536, 768, 12, 5e-4),
+    "1.748b": LateSize(2048, 1024, 16, 4.2e-4),
+    "2.430b": LateSize(2464, 1184, 8, 3.8e-4),
+    "3.714b": LateSize(3072, 1536, 24, 3.3e-4),
+}
+
+MODALITY_AWARE = ("0.275b", "0.464b", "0.932b", "1.627b")
+"""Early-fusion sizes at which P1 compares an MLP of its own for image tokens (Figure 11)."""
+
+NAVIL_VISION = VisionConfig(
+    mlp="gelu",
+    bias=True,
+    qk_norm=False,
+    layer_scale=0.1,
+    final_norm=False,
+    norm_epsilon=1e-6,
+    connector="pixel_shuffle",
+    patch=16,
+)
+"""What the encoders of both sizes share, as in the released code."""
+
+NAVIL: dict[str, ModelConfig] = {
+    # InternLM2-1.8B
+    "2b": ModelConfig(
+        layers=24,
+        width=2048,
+        heads=16,
+        query_groups=8,
+        ffn=8192,
+        vocabulary=92_544,
+        qk_norm=False,
+        norm_epsilon=1e-5,
+        rope_base=1e6,
+        vision=replace(NAVIL_VISION, depth=24, width=1472, heads=23, ffn=5888),
+    ),
+    # Qwen3-8B
+    "9b": ModelConfig(
+        layers=36,
+        width=4096,
+        heads=32,
+        query_groups=8,
+        head_dim=128,
+        ffn=12_288,
+        vocabulary=151_936,
+        norm_epsilon=1e-6,
+        rope_base=1e6,
+        vision=replace(NAVIL_VISION, depth=32, width=1792, heads=28, ffn=7168),
+    ),
+}
+"""The language models NaViL starts from, with its encoders; ``navil`` adds the experts."""
+
 
 def early_fusion(label: str) -> ModelConfig:
     """The model of one row, e.g. ``early_fusion("0.275b")``; ConfigError names the nearest label."""
-    size = _size(label)
+    size = EARLY_FUSION[_known("early-fusion size", label, EARLY_FUSION)]
     return ModelConfig(layers=24, width=size.width, heads=size.heads, vocabulary=50_432)
 
 
+def late_fusion(label: str) -> ModelConfig:
+    """The model of one row, e.g. ``late_fusion("1.748b")``; P1 states no connector, so it is one matrix."""
+    size = LATE_FUSION[_known("late-fusion size", label, LATE_FUSION)]
+    vision = VisionConfig(depth=24, width=size.vision_width, heads=size.vision_heads)
+    return ModelConfig(layers=24, width=size.width, heads=16, vocabulary=50_432, vision=vision)
+
+
+def modality_aware(label: str) -> ModelConfig:
+    """P1's baseline of that active size: one MLP for text and one for image tokens, attention shared."""
+    return replace(early_fusion(_known("modality-aware size", label, MODALITY_AWARE)), modality_experts="ffn")
+
+
+def navil(label: str) -> ModelConfig:
+    """NaViL-2B (``2b``) or NaViL-9B (``9b``)."""
+    model = NAVIL[_known("NaViL", label, NAVIL)]
+    return replace(model, image_mask="causal", modality_experts="all", special_embeddings=True)
+
+
 def learning_rate(label: str) -> float:
-    """P1's peak learning rate for one row; ConfigError where P1 reports none."""
-    rate = _size(label).learning_rate
+    """P1's peak learning rate for one early-fusion row; ConfigError where P1 reports none."""
+    rate = EARLY_FUSION[_known("early-fusion size", label, EARLY_FUSION)].learning_rate
     if rate is None:
         raise ConfigError(
             f"the paper behind the presets reports no learning rate for its {label} model; choose one, at most the "
@@ -46,11 +133,10 @@ def learning_rate(label: str) -> float:
     return rate
 
 
-def _size(label: str) -> Size:
-    """The row of ``label``, in either case."""
-    if label.lower() not in EARLY_FUSION:
+def _known(what: str, label: str, labels: Mapping[str, object] | tuple[str, ...]) -> str:
+    """``label`` in lower case; ConfigError when it is none of ``labels``."""
+    if label.lower() not in labels:
         raise ConfigError(
-            f"no early-fusion size is called {label}; the nearest is {nearest_key(label, EARLY_FUSION)}, "
-            f"all are {', '.join(EARLY_FUSION)}"
+            f"no {what} is called {label}; the nearest is {nearest_key(label, labels)}, all are {', '.join(labels)}"
         )
-    return EARLY_FUSION[label.lower()]
+    return label.lower()

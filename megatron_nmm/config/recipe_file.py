@@ -1,6 +1,7 @@
 """The run of a recipe's Python file: tools take ``--recipe examples/digits.py`` as users write it."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 from megatron_nmm.config.schema import RunConfig
@@ -10,7 +11,7 @@ from megatron_nmm.errors import ConfigError
 def run_of(path: str) -> RunConfig:
     """What ``recipe()`` of the Python file ``path`` returns; ConfigError when there is none or it is no run.
 
-    The file is the user's own program and is run as such, like any script.
+    The file is the user's own program and is run as such, like any script: it finds the modules beside it.
     """
     file = Path(path)
     if not file.is_file() or file.suffix != ".py":
@@ -19,6 +20,9 @@ def run_of(path: str) -> RunConfig:
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None and spec.loader is not None, f"{path} has no Python loader"
     module = importlib.util.module_from_spec(spec)
+    beside = str(file.resolve().parent)
+    if beside not in sys.path:
+        sys.path.insert(0, beside)
     spec.loader.exec_module(module)
     recipe = getattr(module, "recipe", None)
     if not callable(recipe):

@@ -13,14 +13,49 @@ Dtype = Literal["fp32", "bf16"]
 ImageRuleName = Literal["square", "native"]
 ShareOf = Literal["packs", "tokens", "samples"]
 DecoderName = Literal["auto", "pillow", "simplejpeg", "dali"]
+Mlp = Literal["swiglu", "gelu"]
+Connector = Literal["linear", "mlp", "pixel_shuffle"]
+ModalityExperts = Literal["none", "ffn", "all"]
+VisionParallel = Literal["auto", "tensor", "data"]
+
+
+def rounded_ffn(width: int) -> int:
+    """P1's SwiGLU hidden width (Table 6): 256 * ceil(floor(8 width / 3) / 256)."""
+    return 256 * -(-(8 * width // 3) // 256)
 
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """How an image becomes decoder tokens. ``depth`` 0 is early fusion: one linear layer over raw patches."""
+    """How an image becomes decoder tokens: one axis, ``depth``, from early fusion (0) to late fusion and NaViL.
+
+    At depth 0 one linear layer turns raw patches into tokens, and only ``patch`` and ``channels`` are read. Above it a
+    bidirectional transformer of its own width runs over the patches of each view, and a connector ends it.
+    """
 
     depth: int = 0
     """Transformer layers between the patches and the decoder; 0 = early fusion."""
+    width: int = 384
+    heads: int = 6
+    ffn: int | None = None
+    """Hidden width of the MLP; None = P1's rounding for SwiGLU, 4 x width for GELU."""
+    mlp: Mlp = "swiglu"
+    """SwiGLU without biases (P1), or GELU of two matrices (NaViL's released code)."""
+    bias: bool = False
+    """Biases on the output projection and the MLP (NaViL); queries, keys and values never have any."""
+    qk_norm: bool = True
+    layer_scale: float = 0.0
+    """First value of the learnt scale on every branch (NaViL 0.1); 0 = no such scale."""
+    final_norm: bool = True
+    """RMSNorm after the last layer; NaViL has none, its connector begins with a norm."""
+    norm_epsilon: float = 1e-5
+    rope_base: float = 10_000.0
+    """Base of the two-dimensional RoPE: half of each head turns with the row, half with the column."""
+    window: int = 0
+    """Side in patches of the squares that attend among themselves; 0 = every layer sees the whole view."""
+    full_layers: tuple[int, ...] = ()
+    """Layers (from 0) that see the whole view although ``window`` is set."""
+    connector: Connector = "linear"
+    """linear; mlp (two matrices, GELU); pixel_shuffle: 2 x 2 patches become one token (NaViL section 3)."""
     patch: int = 14
     """Side of a square patch in pixels."""
     channels: int = 3
@@ -30,6 +65,23 @@ class VisionConfig:
     def patch_values(self) -> int:
         """Numbers in one flattened patch: channels x patch x patch."""
         return self.channels * self.patch * self.patch
+
+    @property
+    def ffn_width(self) -> int:
+        """Hidden width of the MLP, worked out where it is not given."""
+        if self.ffn is not None:
+            return self.ffn
+        return rounded_ffn(self.width) if self.mlp == "swiglu" else 4 * self.width
+
+    @property
+    def head_width(self) -> int:
+        """Width of one attention head of the encoder."""
+        return self.width // self.heads
+
+    @property
+    def shuffle(self) -> int:
+        """Side of the square of patches that becomes one decoder token."""
+        return 2 if self.depth and self.connector == "pixel_shuffle" else 1
 
 
 @dataclass(frozen=True)
@@ -42,8 +94,16 @@ class ModelConfig:
     """Attention heads; P1 does not state them, so this stays a free choice."""
     query_groups: int | None = None
     """Key/value heads of grouped-query attention; None = one per attention head."""
+    head_dim: int | None = None
+    """Width of one head; None = width / heads. Some language models have wider ones (Qwen3-0.6B)."""
     ffn: int | None = None
     """Width of the SwiGLU hidden layer; None = P1's rule, 256 * ceil(floor(8 width / 3) / 256)."""
+    modality_experts: ModalityExperts = "none"
+    """Image tokens take weights of their own: in no layer; "ffn" in the MLP (P1's modality-aware baseline); "all" in
+    attention projections, q/k-norms and the MLP, under one joint softmax (NaViL)."""
+    special_embeddings: bool = False
+    """Tokens that lay out images (line ends and the like) have a small embedding table of their own, which trains while
+    the vocabulary's is frozen (NaViL's released code)."""
     vocabulary: int = 50_432
     """Rows of the embedding table; at least the tokenizer's size, divisible by ``parallel.tensor``."""
     tie_embeddings: bool = False
@@ -59,14 +119,12 @@ class ModelConfig:
     @property
     def ffn_width(self) -> int:
         """SwiGLU hidden width: the given one, or P1's rounding (Table 6) when ``ffn`` is None."""
-        if self.ffn is not None:
-            return self.ffn
-        return 256 * -(-(8 * self.width // 3) // 256)
+        return rounded_ffn(self.width) if self.ffn is None else self.ffn
 
     @property
     def head_width(self) -> int:
         """Width of one attention head."""
-        return self.width // self.heads
+        return self.width // self.heads if self.head_dim is None else self.head_dim
 
     @property
     def kv_heads(self) -> int:
@@ -84,6 +142,11 @@ class ParallelConfig:
     """Sequence parallelism: norms and residuals split over the tensor group along the sequence."""
     distributed_optimizer: bool = False
     """Shard optimizer state over the data-parallel group."""
+    stage_layers: tuple[int, ...] = ()
+    """Decoder layers of each pipeline stage; none = planned so that stages cost alike, encoder and output included."""
+    vision: VisionParallel = "auto"
+    """How the tensor group shares the vision encoder: split its matrices (tensor), or keep them whole and spread the
+    images (data); auto = tensor where its heads divide."""
     recompute: Literal["none", "full"] = "none"
     """Recompute layer activations in the backward pass."""
     time_limit_s: float = 600.0
@@ -160,6 +223,29 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class RatesConfig:
+    """Learning rate of each part of the model, relative to ``optim.learning_rate``. 0 = frozen: no gradient, no
+    optimizer state. Weight decay slows down with it. models/parts.py says which parameters are which part."""
+
+    vision: float = 1.0
+    """The encoder, or in early fusion the patch stem."""
+    connector: float = 1.0
+    visual_attention: float = 1.0
+    """Modality experts of image tokens: attention projections and q/k-norms."""
+    visual_ffn: float = 1.0
+    """Modality experts of image tokens: MLPs."""
+    attention: float = 1.0
+    """Attention projections and q/k-norms of text, or of both modalities where they share them."""
+    ffn: float = 1.0
+    norms: float = 1.0
+    """The decoder's norms, which both modalities share."""
+    embeddings: float = 1.0
+    special_embeddings: float = 1.0
+    output: float = 1.0
+    """The output layer; with tied embeddings it is the embedding table and this value is not read."""
+
+
+@dataclass(frozen=True)
 class OptimConfig:
     """AdamW. ``decoupled`` is P1's form: the decay does not scale with the learning rate."""
 
@@ -172,6 +258,7 @@ class OptimConfig:
     """True: p -= decay * schedule(step) * p with schedule in [0, 1]; False: p -= learning_rate * decay * p."""
     clip: float = 1.0
     """Largest global gradient norm; 0 = no clipping."""
+    rates: RatesConfig = field(default_factory=RatesConfig)
 
 
 @dataclass(frozen=True)
@@ -199,6 +286,18 @@ class SaveConfig:
 
 
 @dataclass(frozen=True)
+class InitConfig:
+    """Where a run's first weights come from; what none of these gives is drawn at random. Not read when it resumes."""
+
+    checkpoint: str = ""
+    """Folder of a run, or one of its checkpoints: all weights, with a new optimizer (the next training stage)."""
+    language_model: str = ""
+    """Hugging Face folder of a Qwen3, Llama or InternLM2 model: decoder and embeddings; visual experts get copies."""
+    vision_model: str = ""
+    """Hugging Face folder whose vision encoder has this one's shape."""
+
+
+@dataclass(frozen=True)
 class EvaluateConfig:
     """Validation on held-out streams."""
 
@@ -217,6 +316,8 @@ class JournalConfig:
     every: int = 1
     """Steps between lines of metrics.jsonl and TensorBoard."""
     tensorboard: bool = True
+    telemetry: int = 20
+    """Steps between measurements of gradients, updates and features by modality; 0 = never."""
 
 
 @dataclass(frozen=True)
@@ -239,6 +340,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    init: InitConfig = field(default_factory=InitConfig)
     save: SaveConfig = field(default_factory=SaveConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     journal: JournalConfig = field(default_factory=JournalConfig)

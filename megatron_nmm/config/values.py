@@ -1,7 +1,7 @@
 """What a field's annotation accepts: values read from text and from JSON, checked, described and walked.
 
 The annotations of schema.py are all that is supported: bool, int, float, str, Literal, ``X | None``, a nested
-dataclass, and ``tuple[dataclass, ...]``.
+dataclass, and ``tuple[int, ...]`` or ``tuple[dataclass, ...]``.
 """
 
 import difflib
@@ -38,7 +38,7 @@ def optional(annotation: Any) -> Any | None:
 
 
 def item(annotation: Any) -> type | None:
-    """The dataclass of ``tuple[dataclass, ...]``; None for every other annotation."""
+    """X of ``tuple[X, ...]``; None for every other annotation."""
     return get_args(annotation)[0] if get_origin(annotation) is tuple else None
 
 
@@ -48,6 +48,8 @@ def describe(annotation: Any) -> str:
         return f"{describe(inner)}, or none"
     if get_origin(annotation) is Literal:
         return either(get_args(annotation))
+    if item(annotation) is int:
+        return "a list of integers, in JSON: [1, 2, ...]"
     if entry := item(annotation):
         return f"a list of {entry.__name__}, in JSON: [{{{', '.join(json.dumps(k) for k in annotations(entry))}}}, ...]"
     if is_dataclass(annotation):
@@ -62,7 +64,7 @@ def accepts(annotation: Any, value: object) -> bool:
     if get_origin(annotation) is Literal:
         return isinstance(value, str) and value in get_args(annotation)
     if entry := item(annotation):
-        return isinstance(value, tuple) and all(isinstance(v, entry) for v in value)
+        return isinstance(value, tuple) and all(accepts(entry, v) for v in value)
     if annotation is int:
         return type(value) is int and -INTEGER_LIMIT <= value < INTEGER_LIMIT
     if annotation is float:

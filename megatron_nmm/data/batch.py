@@ -28,7 +28,9 @@ class Batch:
     """[B, D + 1] int32; cumulative document ends of each row, the last value repeated up to D + 1 and equal to S:
     the padding at the end of a row is a document of its own, so every position belongs to one."""
     modality: torch.Tensor
-    """[B, S] int64; 0 text, 1 image."""
+    """[B, S] int64; 0 text, 1 image: the positions that patches fill."""
+    context: torch.Tensor
+    """[B, S] int64; 1 where an image stands at or before the position in its document, else 0."""
     image_blocks: torch.Tensor
     """[I, 3] int64; row, start, end (exclusive) of each view of an image in packed rows, sorted by (row, start): from
     its first to its last placeholder, with the line ends that a native layout puts between them."""
@@ -39,6 +41,15 @@ class Batch:
     patch_targets: torch.Tensor
     """[P / s^2] int64; flat position row * S + column of each image token, which s x s consecutive patches become
     (s = ``ImageRule.shuffle``, 1 in early fusion)."""
+    visual_index: torch.Tensor
+    """[N visual] int64; flat positions, ascending, that the visual experts of a layer take: images, and the token that
+    begins one (NaViL's released code; line ends and the end of an image go with the text)."""
+    text_index: torch.Tensor
+    """[N text] int64; all other flat positions, ascending."""
+    special_positions: torch.Tensor
+    """[K] int64; flat positions of the tokens that lay out images."""
+    special_rows: torch.Tensor
+    """[K] int64; their rows in a table of special embeddings (``rule.SPECIAL_ROWS``)."""
     source: torch.Tensor
     """[B, S] int64; index of the position's source in the mixture."""
     kind: torch.Tensor

@@ -5,7 +5,7 @@ Two samples never see each other: positions restart, no label crosses from one t
 says where each ends.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ import torch
 
 from megatron_nmm.data.batch import Batch
 from megatron_nmm.data.load import Loaded
+from megatron_nmm.data.rule import layout_ids, special_rows
+from megatron_nmm.errors import DataError
 
 Row = Sequence[Loaded]
 """Samples of one packed row in order; may be empty: a row of padding, without weight."""
@@ -49,24 +51,24 @@ class _Layout:
 def collate(
     rows: Sequence[Row],
     sequence_length: int,
-    image: int,
-    pad: int,
+    special: Mapping[str, int],
     patch_values: int,
-    layout_ids: Sequence[int] = (),
     shuffle: int = 1,
 ) -> Batch:
     """The batch of these rows.
 
-    image, pad: token ids; patch_values: C * p * p, the width of ``Batch.patches`` also when there are none;
-    layout_ids: tokens that lay out images and, like placeholders, are not supervised (``rule.layout_ids``);
-    shuffle: side of the square of patches that takes one placeholder (``ImageRule.shuffle``).
+    special: token ids by name (``Tokenizer.special``); patch_values: C * p * p, the width of ``Batch.patches`` also
+    when there are none; shuffle: side of the square of patches that takes one placeholder (``ImageRule.shuffle``).
+    DataError names a sample whose grids do not match its placeholders.
     """
     layout = _lay_out(rows, sequence_length)
-    tokens = layout.empty(pad)
+    tokens = layout.empty(special["pad"])
     if layout.samples:
         tokens[layout.places] = np.concatenate([sample.tokens for sample in layout.samples])
-    modality = np.where(tokens == image, 1, 0)
-    of_images = np.isin(tokens, (image, *layout_ids))
+    modality = np.where(tokens == special["image"], 1, 0)
+    of_images = np.isin(tokens, (special["image"], *layout_ids(special)))
+    visual = (modality == 1) | (tokens == special["begin_of_image"])
+    positions, table_rows = _special(tokens, special)
     labels, weight = _labels(layout, tokens, of_images)
     targets = np.flatnonzero(modality)
     blocks, grids, patches = _images(layout, targets, of_images, patch_values, shuffle**2)
@@ -79,6 +81,11 @@ def collate(
         positions=_tensor(_positions(document_starts, sequence_length), shape),
         document_starts=torch.from_numpy(document_starts),
         modality=_tensor(modality, shape),
+        context=_tensor(_context(modality, document_starts), shape),
+        visual_index=torch.from_numpy(np.flatnonzero(visual)),
+        text_index=torch.from_numpy(np.flatnonzero(~visual)),
+        special_positions=torch.from_numpy(positions),
+        special_rows=torch.from_numpy(table_rows),
         image_blocks=torch.from_numpy(blocks),
         patches=torch.from_numpy(patches),
         grids=torch.from_numpy(grids),
@@ -136,9 +143,11 @@ def _images(
     begins = np.searchsorted(targets, layout.starts)
     for sample, found in zip(layout.samples, ends - begins, strict=True):
         needed = sum(grid.patches for grid in sample.grids)
-        assert found * merged == needed == sum(map(len, sample.patches)), (
-            f"sample {sample.id!r} has {found} image placeholders for {needed} patches"
-        )
+        if not found * merged == needed == sum(map(len, sample.patches)):
+            raise DataError(
+                f"sample {sample.id!r} has {found} image placeholders for {needed} patches, {merged} of which make one "
+                "token; its corpus is damaged: tokenise it again with tools/tokenise.py"
+            )
     last = np.cumsum(counts) - 1
     first = targets[last - counts + 1]
     end = targets[last] + 1
@@ -166,6 +175,26 @@ def _positions(document_starts: npt.NDArray[np.int32], sequence_length: int) -> 
     columns = np.arange(sequence_length, dtype=np.int64)
     rows = [columns - row[np.searchsorted(row, columns, side="right") - 1] for row in document_starts]
     return np.concatenate(rows)
+
+
+def _context(modality: Integers, document_starts: npt.NDArray[np.int32]) -> Integers:
+    """[B * S] 1 from the first image of a document to its end."""
+    length = document_starts[0, -1]
+    first = document_starts[:, :-1].astype(np.int64) + np.arange(len(document_starts))[:, None] * length
+    lengths = np.diff(document_starts, axis=1)
+    seen = np.cumsum(modality)
+    before = np.repeat((seen - modality)[np.minimum(first, len(modality) - 1)].reshape(-1), lengths.reshape(-1))
+    return (seen > before).astype(np.int64)
+
+
+def _special(tokens: Integers, special: Mapping[str, int]) -> tuple[Integers, Integers]:
+    """([K] flat positions, [K] rows in the table of special embeddings) of the tokens that lay out images."""
+    rows = np.full(max(special.values()) + 2, -1, dtype=np.int64)
+    for token, row in special_rows(special).items():
+        rows[token] = row
+    of_token = rows[np.minimum(tokens, len(rows) - 1)]
+    positions = np.flatnonzero(of_token >= 0)
+    return positions, of_token[positions]
 
 
 def _tensor(flat: npt.NDArray[Any], shape: tuple[int, int]) -> torch.Tensor:

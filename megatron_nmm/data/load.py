@@ -95,7 +95,12 @@ class Loader:
             first = len(patches)
             place, size = sample.images[first], sample.sizes[first]
             views = self.rule.views(size.height, size.width)
-            assert sample.grids[first : first + len(views)] == tuple(view.grid for view in views), sample.id
+            if sample.grids[first : first + len(views)] != tuple(view.grid for view in views):
+                raise DataError(
+                    f"sample {sample.id!r} of corpus {corpus.folder}: its image of {size.height} x {size.width} pixels "
+                    "does not have the grids that the corpus says; the corpus is damaged: tokenise it again with "
+                    "tools/tokenise.py"
+                )
             decode = partial(self._decode, corpus, sample, place)
             if self.variation.augment:
                 seen = [self._part(decode, (source, *place), size, view, generator) for view in views]
@@ -166,8 +171,7 @@ def run_rule(run: RunConfig) -> ImageRule:
         min_patches=run.data.min_patches,
         max_patches=run.data.max_patches,
         multi_scale=run.data.multi_scale,
-        # Early fusion embeds patch by patch; an encoder's connector merges 2 x 2 patches into one token (NaViL 3.1).
-        shuffle=1 if run.model.vision.depth == 0 else 2,
+        shuffle=run.model.vision.shuffle,
     )
 
 

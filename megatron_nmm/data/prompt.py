@@ -9,7 +9,6 @@ from megatron_nmm.data.compose import compose
 from megatron_nmm.data.decoders.select import choose
 from megatron_nmm.data.load import Loaded, image_patches, run_rule
 from megatron_nmm.data.raw.record import KINDS, segments
-from megatron_nmm.data.rule import layout_ids
 from megatron_nmm.data.tokens import Tokenizer
 from megatron_nmm.errors import DataError
 
@@ -50,10 +49,8 @@ def prompt_batch(run: RunConfig, tokenizer: Tokenizer, prompts: Sequence[Prompt]
     return collate(
         rows,
         row_length,
-        tokenizer.image,
-        tokenizer.pad,
+        tokenizer.special,
         run.model.vision.patch_values,
-        layout_ids(tokenizer.special),
         rule.shuffle,
     )
 

@@ -14,7 +14,6 @@ from megatron_nmm.data.decoders.select import choose
 from megatron_nmm.data.load import Loaded, Loader, Variation, run_rule
 from megatron_nmm.data.mixture import Place
 from megatron_nmm.data.quarantine import BadSample, stand_ins
-from megatron_nmm.data.rule import layout_ids
 from megatron_nmm.data.sources import Source
 from megatron_nmm.data.tokens import Tokenizer
 from megatron_nmm.errors import DataError
@@ -97,10 +96,8 @@ class Reader:
         batch = collate(
             [row.samples for row in rows],
             sequence_length=self._run.data.sequence_length,
-            image=self._tokenizer.image,
-            pad=self._tokenizer.pad,
+            special=self._tokenizer.special,
             patch_values=self._run.model.vision.patch_values,
-            layout_ids=layout_ids(self._tokenizer.special),
             shuffle=self._loader.rule.shuffle,
         )
         return Microbatch(batch, rows)

@@ -10,6 +10,11 @@ from megatron_nmm.errors import DataError
 LAYOUT_TOKENS = ("begin_of_image", "end_of_line", "end_of_scale", "end_of_image")
 """Special tokens that lay out an image around its placeholders; like these they are never supervised."""
 
+SPECIAL_ROWS = {"end_of_image": 3, "begin_of_image": 4, "end_of_line": 10, "end_of_scale": 11}
+"""Rows of these tokens in a model's table of special embeddings, as in NaViL's released code."""
+SPECIAL_TABLE = 12
+"""Rows of that table: the others belong to boxes, quadrangles and references, which no image rule writes."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -78,18 +83,17 @@ class SquareRule:
 
     image_size: int
     patch: int
+    shuffle: int = 1
     name: str = "square"
 
     def __post_init__(self) -> None:
         _require_patch(self.patch)
-        if self.image_size < 1 or self.image_size % self.patch:
-            nearest = max(1, round(self.image_size / self.patch)) * self.patch
-            raise DataError(f"image size {self.image_size} is not a multiple of patch {self.patch}; use {nearest}")
-
-    @property
-    def shuffle(self) -> int:
-        """One token per patch."""
-        return 1
+        _require_shuffle(self.shuffle)
+        unit = self.patch * self.shuffle
+        if self.image_size < 1 or self.image_size % unit:
+            nearest = max(1, round(self.image_size / unit)) * unit
+            of = f"patch {self.patch}" if self.shuffle == 1 else f"patch {self.patch} x shuffle {self.shuffle}"
+            raise DataError(f"image size {self.image_size} is not a multiple of {of}; use {nearest}")
 
     def views(self, height: int, width: int) -> tuple[View, ...]:
         """One view, the same for every image."""
@@ -97,8 +101,8 @@ class SquareRule:
         return (View(Grid(side, side), self.image_size, self.image_size),)
 
     def image_ids(self, views: Sequence[View], special: Mapping[str, int]) -> list[int]:
-        """One placeholder per patch."""
-        return [special["image"]] * self.patches(views)
+        """One placeholder for each square of ``shuffle`` x ``shuffle`` patches."""
+        return [special["image"]] * (self.patches(views) // self.shuffle**2)
 
     def patches(self, views: Sequence[View]) -> int:
         """Vision patches of one image."""
@@ -110,7 +114,8 @@ class SquareRule:
 
     def settings(self) -> str:
         """The values of a run's configuration that give this rule."""
-        return f"data.image_size={self.image_size} and model.vision.patch={self.patch}"
+        merging = f" and {_of_model(self.shuffle)}" if self.shuffle > 1 else ""
+        return f"data.image_size={self.image_size} and model.vision.patch={self.patch}{merging}"
 
 
 @dataclass(frozen=True)
@@ -137,8 +142,7 @@ class NativeRule:
                 f"min_patches {self.min_patches} and max_patches {self.max_patches} leave no image between them; "
                 "use 1 <= min_patches <= max_patches, NaViL has 256 and 24576"
             )
-        if self.shuffle < 1 or PAD_PATCHES % self.shuffle:
-            raise DataError(f"shuffle {self.shuffle} does not divide the {PAD_PATCHES} patches of padding; use 1 or 2")
+        _require_shuffle(self.shuffle)
 
     def views(self, height: int, width: int) -> tuple[View, ...]:
         """The image, and its smaller copies before it; DataError when it is too thin."""
@@ -167,7 +171,7 @@ class NativeRule:
         return (
             f"data.image_rule=native, data.min_patches={self.min_patches}, data.max_patches={self.max_patches}, "
             f"data.multi_scale={str(self.multi_scale).lower()}, model.vision.patch={self.patch} and "
-            f"model.vision.depth {'0' if self.shuffle == 1 else 'above 0'}"
+            f"{_of_model(self.shuffle)}"
         )
 
 
@@ -183,7 +187,7 @@ def rule_of(
 ) -> ImageRule:
     """The rule called ``name`` with the values it uses; raises DataError when they do not fit each other."""
     if name == "square":
-        return SquareRule(image_size=image_size, patch=patch)
+        return SquareRule(image_size, patch, shuffle)
     if name == "native":
         return NativeRule(patch, min_patches, max_patches, multi_scale, shuffle)
     raise DataError(f"image rule {name!r} is unknown; use square or native")
@@ -204,6 +208,21 @@ def rule_from_json(values: dict[str, Any], where: str) -> ImageRule:
 def layout_ids(special: Mapping[str, int]) -> tuple[int, ...]:
     """Ids of the tokens that lay out images."""
     return tuple(special[name] for name in LAYOUT_TOKENS)
+
+
+def special_rows(special: Mapping[str, int]) -> dict[int, int]:
+    """Token id -> row in a table of special embeddings, of the tokens that lay out images."""
+    return {special[name]: row for name, row in SPECIAL_ROWS.items()}
+
+
+def _of_model(shuffle: int) -> str:
+    """The model that merges this many patches, for messages."""
+    return "a connector that is not pixel_shuffle" if shuffle == 1 else "model.vision.connector=pixel_shuffle"
+
+
+def _require_shuffle(shuffle: int) -> None:
+    if shuffle < 1 or PAD_PATCHES % shuffle:
+        raise DataError(f"shuffle {shuffle} does not divide the {PAD_PATCHES} patches of padding; use 1 or 2")
 
 
 def _require_patch(patch: int) -> None:

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
 from megatron_nmm.config import RunConfig
-from megatron_nmm.config.rules import batch_divides
+from megatron_nmm.config.rules_layout import batch_divides
 from megatron_nmm.data.batch import Batch
 from megatron_nmm.data.ledger import Phase
 from megatron_nmm.data.load import Variation

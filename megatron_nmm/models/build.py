@@ -3,6 +3,7 @@
 import torch
 
 from megatron_nmm.config import RunConfig
+from megatron_nmm.models.freeze import freeze
 from megatron_nmm.models.to_mcore import transformer_config
 from megatron_nmm.parallel.world import World
 from megatron_nmm.parallel.wrap import wrap
@@ -16,4 +17,5 @@ def build(run: RunConfig, world: World) -> torch.nn.Module:
     config = transformer_config(run, world)
     with torch.device(world.device.torch_device):
         model = NativeMultimodalModel(run, config, world)
+    freeze(model, run)
     return wrap(model, config, run.parallel, world)

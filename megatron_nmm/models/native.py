@@ -25,11 +25,13 @@ from megatron_nmm.models.loss import token_losses
 from megatron_nmm.models.patch_stem import PatchStem
 from megatron_nmm.models.rows import take_rows
 from megatron_nmm.models.spec import decoder_block
+from megatron_nmm.models.special_embedding import SpecialEmbedding
+from megatron_nmm.models.vision.encoder import VisionEncoder
 from megatron_nmm.parallel.world import World
 
 
 class NativeMultimodalModel(LanguageModule):
-    """One pipeline stage of an early-fusion model (P1 section 2) on megatron-core's transformer block."""
+    """One pipeline stage of the model on megatron-core's transformer block."""
 
     def __init__(self, run: RunConfig, config: Any, world: World) -> None:
         """``config`` is the TransformerConfig of models/to_mcore.py; the stage is taken from ``world``."""
@@ -39,7 +41,12 @@ class NativeMultimodalModel(LanguageModule):
         self.pre_process, self.post_process = world.is_first_stage, world.is_last_stage
         self.share_embeddings_and_output_weights = run.model.tie_embeddings
         if self.pre_process:
-            self.patch_stem = PatchStem(config, run.model.vision.patch_values)
+            if run.model.vision.depth:
+                self.vision_encoder = VisionEncoder(run, config, world)
+            else:
+                self.patch_stem = PatchStem(config, run.model.vision.patch_values)
+            if run.model.special_embeddings:
+                self.special_embedding = SpecialEmbedding(config)
             self.embedding = LanguageModelEmbedding(
                 config,
                 vocab_size=run.model.vocabulary,
@@ -93,15 +100,23 @@ class NativeMultimodalModel(LanguageModule):
         return self.logits(hidden, batch) if logits else self.losses(hidden, batch)
 
     def embed(self, batch: Batch) -> torch.Tensor:
-        """[T (/ t), 1, H]: every token's embedding, image placeholders replaced by their patch's."""
+        """[T (/ t), 1, H]: every token's embedding, image placeholders replaced by what the image part makes."""
         device = self.world.device.torch_device
         tokens = batch.tokens.reshape(1, -1).to(device)
         hidden: torch.Tensor = self.embedding(tokens, position_ids=None)
-        # A batch without images still runs the stem on zero rows: its gradient is zero, never missing.
-        patches = self.patch_stem(batch.patches.to(device))
-        hidden = hidden.index_copy(0, batch.patch_targets.to(device), patches[:, None])
+        if self.run.model.special_embeddings:
+            rows = self.special_embedding(batch.special_rows.to(device))
+            hidden = hidden.index_copy(0, batch.special_positions.to(device), rows[:, None])
+        # A batch without images still runs the image part on zero rows: its gradient is zero, never missing.
+        images = (
+            self.vision_encoder(batch) if self.run.model.vision.depth else self.patch_stem(batch.patches.to(device))
+        )
+        hidden = hidden.index_copy(0, batch.patch_targets.to(device), images[:, None])
         if self.config.sequence_parallel:
             hidden = scatter_to_sequence_parallel_region(hidden, group=self.tp_group)
+        if self.run.parallel.recompute != "none" and torch.is_grad_enabled():
+            # A recomputed layer's weights get gradients only if its input takes one; everything before may be frozen.
+            hidden.requires_grad_()
         return hidden
 
     def _whole_rows(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 
 from megatron_nmm.config import RunConfig
+from megatron_nmm.models.pipeline_plan import stage_layers
+from megatron_nmm.parallel.gradients import finalize_gradients
 from megatron_nmm.parallel.world import World
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -13,7 +15,6 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 def transformer_config(run: RunConfig, world: World) -> Any:
     """The TransformerConfig of the decoder. Fields not named here keep megatron-core's defaults."""
-    from megatron.core.distributed import finalize_model_grads
     from megatron.core.transformer.transformer_config import TransformerConfig
 
     model, parallel = run.model, run.parallel
@@ -40,6 +41,7 @@ def transformer_config(run: RunConfig, world: World) -> Any:
         # layout
         tensor_model_parallel_size=parallel.tensor,
         pipeline_model_parallel_size=parallel.pipeline,
+        pipeline_model_parallel_layout=pipeline_layout(run),
         sequence_parallel=parallel.sequence,
         recompute_granularity="full" if parallel.recompute == "full" else None,
         recompute_method="uniform" if parallel.recompute == "full" else None,
@@ -57,5 +59,15 @@ def transformer_config(run: RunConfig, world: World) -> Any:
         use_te_activation_func=not compiled,
         gradient_accumulation_fusion=world.device.fused_weight_gradient,
     )
-    config.finalize_model_grads_func = finalize_model_grads
+    config.finalize_model_grads_func = finalize_gradients
     return config
+
+
+def pipeline_layout(run: RunConfig) -> list[list[str]] | None:
+    """Each stage's content in megatron-core's words, "embedding" being everything before the decoder; None = no cut."""
+    if run.parallel.pipeline == 1:
+        return None
+    stages = [["decoder"] * layers for layers in stage_layers(run)]
+    stages[0].insert(0, "embedding")
+    stages[-1].append("loss")
+    return stages

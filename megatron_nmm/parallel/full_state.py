@@ -13,8 +13,8 @@ import torch.distributed as dist
 from megatron_nmm.errors import CheckpointError
 from megatron_nmm.parallel.world import World
 
-Values = Callable[[torch.nn.Parameter], torch.Tensor]
-"""What to read from (or write to) a parameter: itself, or its gradient."""
+Values = Callable[[torch.nn.Parameter], torch.Tensor | None]
+"""What to read from (or write to) a parameter: itself, or its gradient; None = it has no such thing."""
 
 
 def parameter(p: torch.nn.Parameter) -> torch.Tensor:
@@ -22,16 +22,16 @@ def parameter(p: torch.nn.Parameter) -> torch.Tensor:
     return p.data
 
 
-def gradient(p: torch.nn.Parameter) -> torch.Tensor:
-    """The reduced fp32 gradient that megatron-core's buffers hold."""
-    return cast(torch.Tensor, cast(Any, p).main_grad)
+def gradient(p: torch.nn.Parameter) -> torch.Tensor | None:
+    """The reduced fp32 gradient that megatron-core's buffers hold; None of a frozen parameter."""
+    return cast(torch.Tensor, cast(Any, p).main_grad) if p.requires_grad else None
 
 
 def gather(model: torch.nn.Module, world: World, values: Values = parameter) -> dict[str, torch.Tensor] | None:
     """Every global tensor, whole and in fp32 on the CPU, on rank 0; None elsewhere."""
     mine = [
         (piece.key, piece.global_shape, piece.global_slice(), piece.data.detach().float().cpu())
-        for piece in _pieces(model, values)
+        for piece in pieces(model, values)
         if _first_replica(piece.replica_id)
     ]
     everyone: list[Any] | None = [None] * world.size if world.is_main else None
@@ -40,7 +40,7 @@ def gather(model: torch.nn.Module, world: World, values: Values = parameter) -> 
     if everyone is None:
         return None
     full: dict[str, torch.Tensor] = {}
-    for key, shape, place, data in (piece for pieces in everyone for piece in pieces):
+    for key, shape, place, data in (piece for shards in everyone for piece in shards):
         full.setdefault(key, torch.full(shape, float("nan")))[place] = data
     return full
 
@@ -50,17 +50,17 @@ def load(model: torch.nn.Module, full: dict[str, torch.Tensor]) -> None:
 
     Raises CheckpointError when a tensor is missing or has another shape, before anything is changed.
     """
-    pieces = list(_pieces(model, parameter))
-    faults = [f"{p.key} is missing" for p in pieces if p.key not in full]
+    mine = list(pieces(model))
+    faults = [f"{p.key} is missing" for p in mine if p.key not in full]
     faults += [
         f"{p.key} has shape {tuple(full[p.key].shape)}, the model wants {tuple(p.global_shape)}"
-        for p in pieces
+        for p in mine
         if p.key in full and tuple(full[p.key].shape) != tuple(p.global_shape)
     ]
     if faults:
         raise CheckpointError("the full state does not fit the model: " + "; ".join(faults))
     with torch.no_grad():
-        for piece in pieces:
+        for piece in mine:
             piece.data.copy_(full[piece.key][piece.global_slice()])
 
 
@@ -76,14 +76,19 @@ def _first_replica(replica_id: int | tuple[int, ...]) -> bool:
     return replica_id == 0 or (isinstance(replica_id, tuple) and not any(replica_id))
 
 
-def _pieces(model: torch.nn.Module, values: Values) -> Iterator[Any]:
-    """ShardedTensors of this rank whose ``data`` is ``values`` of the parameter, factories (SwiGLU) taken apart."""
+def pieces(model: torch.nn.Module, values: Values = parameter) -> Iterator[Any]:
+    """ShardedTensors of this rank whose ``data`` is ``values`` of the parameter, factories (SwiGLU) taken apart.
+
+    Parameters without such values are left out.
+    """
     from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 
     entries = cast(Any, model).module.sharded_state_dict(metadata={"non_homogeneous_layers": True})
     for entry in entries.values():
+        data = values(entry.data) if isinstance(entry, ShardedTensor | ShardedTensorFactory) else None
+        if data is None:
+            continue
         if isinstance(entry, ShardedTensorFactory):
-            yield from entry.build_fn(entry.key, values(entry.data), entry.replica_id, None)
-        elif isinstance(entry, ShardedTensor):
-            data = values(entry.data)
+            yield from entry.build_fn(entry.key, data, entry.replica_id, None)
+        else:
             yield ShardedTensor(**{**vars(entry), "data": data, "dtype": data.dtype})

@@ -12,7 +12,8 @@ def wrap(model: torch.nn.Module, config: Any, parallel: ParallelConfig, world: W
     """Wrap ``model``; all data-parallel replicas start from the weights of the first.
 
     ``config`` is the model's TransformerConfig. Gradients gather in fp32 and are summed, not averaged: the schedule
-    divides once by the global count of supervised tokens.
+    divides once by the global count of supervised tokens. Parameters that take no gradient get no buffer; a model of
+    which none does is wrapped all the same, since its stage still hands gradients on.
     """
     from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 
@@ -21,6 +22,26 @@ def wrap(model: torch.nn.Module, config: Any, parallel: ParallelConfig, world: W
         use_distributed_optimizer=parallel.distributed_optimizer,
         overlap_grad_reduce=False,
     )
-    wrapped: torch.nn.Module = DistributedDataParallel(config, settings, model, pg_collection=world.groups)
+    layout = _sharded_layout(model, settings, world) if parallel.distributed_optimizer else None
+    wrapped: torch.nn.Module = DistributedDataParallel(
+        config, settings, model, pg_collection=world.groups, full_param_layout=layout
+    )
     wrapped.broadcast_params()  # type: ignore[operator]
     return wrapped
+
+
+def _sharded_layout(model: torch.nn.Module, settings: Any, world: World) -> Any:
+    """megatron-core's FullParamLayout for a sharded optimizer, with the padding between buckets counted in.
+
+    Tables tied across pipeline stages have buckets of their own. When megatron-core 0.19.2 saves optimizer state it
+    joins buckets without the padding between them, but cuts parameters out at places that count it: the state of
+    all parameters behind the first bucket would be stored shifted. Padding that counts as content is saved as well.
+    """
+    from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+
+    trained = [param for param in model.parameters() if param.requires_grad]
+    one_bucket = None  # buckets by size serve the overlap of reduction and backward pass only
+    layout = DistributedOptimizer.compute_full_param_layout(trained, one_bucket, world.groups.dp_cp.size(), settings)
+    for buffer in layout.layouts.values():
+        buffer.per_bucket_numel_unpadded = [end - start for start, end in buffer.bucket_indices]
+    return layout

@@ -1,5 +1,6 @@
 """What a run says on the console: one line a step above a progress bar, or now and then a plain line in a log file."""
 
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -34,7 +35,7 @@ class Screen:
             disable=not self._console.is_terminal,
             refresh_per_second=2,  # drawing takes time from the step
         )
-        self._shown = -PLAIN_INTERVAL_S
+        self._shown: dict[str, float] = {}
         self._first: tuple[int, float] | None = None
 
     def __enter__(self) -> Self:
@@ -55,13 +56,25 @@ class Screen:
 
     def step(self, record: Record) -> None:
         """Show a step's line and move the bar."""
-        now = time.monotonic()
+        line = step_line(record, self._steps)
         if self._console.is_terminal:
             self._progress.update(self._task, completed=record["step"])
-            self.say(step_line(record, self._steps))
-        elif record["step"] == self._steps or now - self._shown >= PLAIN_INTERVAL_S:
-            self._shown = now
-            self.say(f"{step_line(record, self._steps)}  eta {self._eta(record['step'], now)}")
+            self.say(line)
+        elif self._due(record):
+            self.say(f"{line}  eta {self._eta(record['step'], time.monotonic())}")
+
+    def telemetry(self, record: Record) -> None:
+        """Show what was measured in a step."""
+        if self._console.is_terminal or self._due(record):
+            self.say(telemetry_line(record))
+
+    def _due(self, record: Record) -> bool:
+        """Whether a log gets a line again for the event of ``record``; if so, it counts as shown."""
+        now, event = time.monotonic(), record["event"]
+        due = record["step"] == self._steps or now - self._shown.get(event, -math.inf) >= PLAIN_INTERVAL_S
+        if due:
+            self._shown[event] = now
+        return due
 
     def _eta(self, step: int, now: float) -> str:
         assert self._first is not None, "Screen.start comes before Screen.step"
@@ -110,6 +123,24 @@ def validation_line(record: Record) -> str:
     return f"validation after step {record['step']}: {parts}{kinds}  {record['seconds']:.1f} s"
 
 
+def telemetry_line(record: Record) -> str:
+    """A telemetry record in one line: the visual side against the others."""
+    sides = [(name, record[name]) for name in ("visual", "others") if record[name] is not None]
+    gradients = ", ".join(f"{name} {_brief(side['gradient'])}" for name, side in sides)
+    updates = ", ".join(f"{name} {_brief(side['update_share'])}" for name, side in sides)
+    ratios = [ratio for ratio in record["features"]["ratio"] if ratio is not None]
+    features = f"{_brief(min(ratios))} to {_brief(max(ratios))}" if ratios else "- (no image in this step)"
+    return (
+        f"telemetry of step {record['step']}: gradients {gradients}; updates / weights {updates}; features visual / "
+        f"text {features}"
+    )
+
+
+def alarm_line(record: Record) -> str:
+    """An alarm's record in one line."""
+    return f"ALARM in step {record['step']}: {record['text']}"
+
+
 def number(value: float | None) -> str:
     """Four digits; "-" for what has no value."""
     return "-" if value is None else f"{value:.4f}"
@@ -121,6 +152,11 @@ def short(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g}{name}"
     return f"{value:.3g}"
+
+
+def _brief(value: float | None) -> str:
+    """Two digits; "-" for what has no value."""
+    return "-" if value is None else f"{value:.2g}"
 
 
 def _losses(parts: dict[str, Any]) -> str:

@@ -16,17 +16,20 @@ from megatron_nmm.parallel.losses import LossSums
 from megatron_nmm.parallel.world import World
 from megatron_nmm.train import metrics
 from megatron_nmm.train.cadence import due
-from megatron_nmm.train.console import Screen, intake_line, validation_line
+from megatron_nmm.train.collapse import alarms
+from megatron_nmm.train.console import Screen, alarm_line, intake_line, validation_line
 from megatron_nmm.train.data_notes import DataNotes
 from megatron_nmm.train.evaluate import Validation
 from megatron_nmm.train.meter import Meter
 from megatron_nmm.train.metrics import Record
 from megatron_nmm.train.optim import Update
 from megatron_nmm.train.plots import loss_plot
-from megatron_nmm.train.record import intake, step_record, validation_record
+from megatron_nmm.train.record import alarm_record, intake, step_record, telemetry_record, validation_record
+from megatron_nmm.train.telemetry import TelemetryReading
+from megatron_nmm.train.telemetry_plot import telemetry_plot
 from megatron_nmm.train.tensorboard import Board
 
-PLOT = "loss.png"
+PLOT, TELEMETRY_PLOT = "loss.png", "telemetry.png"
 LOST, KEPT = "lines are lost", "lines are kept in memory"
 """What becomes of lines that a full disk refuses."""
 
@@ -42,6 +45,7 @@ class Journal:
         self._meter = Meter(run, world)
         self._notes = DataNotes(run, world)
         self._sums: LossSums | None = None
+        self._standing: set[tuple[str, str]] = set()
         self._lost: set[str] = set()
         self.too_many_bad = False
         """Whether the run has to stop because of samples that cannot be decoded; the same on every rank."""
@@ -114,6 +118,21 @@ class Journal:
             self._screen.step(record)
             self._write(record)
 
+    def telemetry(self, step: int, reading: TelemetryReading | None) -> None:
+        """Note what was measured in ``step``, if anything was; an alarm sounds on the console when it is new."""
+        if self._screen is None or reading is None:
+            return
+        record = telemetry_record(step, reading, self._elapsed())
+        self._screen.telemetry(record)
+        self._write(record)
+        found = alarms(reading)
+        for alarm in found:
+            record = alarm_record(step, alarm, self._elapsed())
+            self._write(record)
+            if (alarm.rule, alarm.subject) not in self._standing:
+                self.say(alarm_line(record))
+        self._standing = {(alarm.rule, alarm.subject) for alarm in found}
+
     def _settle(self) -> None:
         """Tell which samples went into quarantine. Collective."""
         for line in self._notes.settle():
@@ -137,14 +156,21 @@ class Journal:
         self._meter.restart()
 
     def finish(self) -> None:
-        """Draw the plot of the whole run, resumed parts included."""
+        """Draw the plots of the whole run, resumed parts included."""
         if self._screen is None:
             return
         records = metrics.read(self._folder / metrics.NAME)
-        if records:
-            loss_plot(records, self._folder / PLOT, self._run.name)
-            self.say(intake_line(next(record for record in reversed(records) if record["event"] == "step")))
-            self.say(f"metrics {self._folder / metrics.NAME}, plot {self._folder / PLOT}")
+        if not records:
+            return
+        loss_plot(records, self._folder / PLOT, self._run.name)
+        plots = [self._folder / PLOT]
+        if any(record["event"] == "telemetry" for record in records):
+            telemetry_plot(records, self._folder / TELEMETRY_PLOT, self._run.name)
+            plots.append(self._folder / TELEMETRY_PLOT)
+        self.say(intake_line(next(record for record in reversed(records) if record["event"] == "step")))
+        if alarming := {record["step"] for record in records if record["event"] == "alarm"}:
+            self.say(f"alarms in {len(alarming)} measured steps, last in step {max(alarming)}: see {plots[-1]}")
+        self.say(f"metrics {self._folder / metrics.NAME}, plots {', '.join(map(str, plots))}")
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._started

@@ -4,23 +4,26 @@ from pathlib import Path
 
 import torch
 
+from megatron_nmm.checkpoint.initialise import initialise
 from megatron_nmm.checkpoint.progress import Progress
-from megatron_nmm.checkpoint.resume import resume
+from megatron_nmm.checkpoint.resume import can_resume, resume
 from megatron_nmm.checkpoint.save import SaveReport, save
 from megatron_nmm.config import RunConfig
 from megatron_nmm.config.io import to_dict
 from megatron_nmm.data.held_out import HeldOut
 from megatron_nmm.data.stream import Stream, stream
 from megatron_nmm.models.build import build
+from megatron_nmm.models.part_sizes import part_sizes
 from megatron_nmm.parallel.schedule import forward_backward
 from megatron_nmm.parallel.world import World
-from megatron_nmm.train.announce import announcement, data_line
+from megatron_nmm.train.announce import announcement, data_line, training_line
 from megatron_nmm.train.cadence import due
 from megatron_nmm.train.evaluate import evaluate
 from megatron_nmm.train.journal import Journal
 from megatron_nmm.train.optim import Optimizer
 from megatron_nmm.train.run_folder import claim
 from megatron_nmm.train.stop import Stop
+from megatron_nmm.train.telemetry import Telemetry
 
 
 def train(run: RunConfig, world: World) -> None:
@@ -34,17 +37,24 @@ def train(run: RunConfig, world: World) -> None:
         journal.say(announcement(run, world))
         held_out = HeldOut(run, world.data_rank, world.data_size) if run.evaluate.sources else None
         model = build(run, world)
+        journal.say(training_line(run, part_sizes(model, world)))
+        # Before the optimizer, which takes its own copy of bf16 weights.
+        if not can_resume(Path(run.folder), world, journal.say):
+            initialise(run, model, world, journal.say)
         optimizer = Optimizer(run, model, world)
+        telemetry = Telemetry(run, model, optimizer, world)
         start = continue_run(run, model, optimizer, data, journal, world)
         journal.say(data_line(run, data))
 
         for step in range(start + 1, run.steps + 1):
             batches = data.next_step()
-            losses = forward_backward(model, batches, world, sources=len(data.source_names))
+            with telemetry.watch(step):
+                losses = forward_backward(model, batches, world, sources=len(data.source_names))
             update = optimizer.step(step)
             stopping = stop.requested()
             saving = stopping or due(run.save.every, step, run.steps)
             journal.step(step, losses, update, batches, data, saving=saving)
+            journal.telemetry(step, telemetry.read(update))
             if held_out is not None and due(run.evaluate.every, step, run.steps):
                 journal.validation(step, evaluate(model, held_out, world))
             if saving or journal.too_many_bad:

@@ -2,21 +2,27 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from megatron_nmm.config import RunConfig
-from megatron_nmm.config.command_line import parse
+from megatron_nmm.config.command_line import Recipe, parse
 from megatron_nmm.config.refusal import INTERRUPTED, refuse
 from megatron_nmm.errors import ConfigError, NMMError
+from megatron_nmm.models.pipeline_plan import stage_note
 
 
-def main(recipe: Callable[[], RunConfig], argv: Sequence[str] | None = None) -> None:
-    """Run ``recipe`` as the command line changes it, under torchrun or as one plain process.
+def main(
+    recipe: Recipe, presets: Mapping[str, Recipe] = MappingProxyType({}), argv: Sequence[str] | None = None
+) -> None:
+    """Run ``recipe``, or the one of ``presets`` that ``--preset`` names, as the command line changes it.
+
+    Under torchrun or as one plain process.
 
     An error a user can mend ends the process with its message and exit code 2, without a traceback. Torch is imported
     only once there is something to run, so that ``--check`` answers at once.
     """
-    run = parse(recipe, sys.argv[1:] if argv is None else argv)
+    run = parse(recipe, sys.argv[1:] if argv is None else argv, presets, (stage_note,))
     if run is None:
         return
     try:

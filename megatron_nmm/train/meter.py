@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 
 import torch
 import torch.distributed as dist
 
-from megatron_nmm.config import RunConfig
+from megatron_nmm.config import ModelConfig, RatesConfig, RunConfig
 from megatron_nmm.data.batch import Batch
-from megatron_nmm.models.accounting import causal_pairs, later_pairs, step_flops
+from megatron_nmm.models.accounting import Work, causal_pairs, later_pairs, step_flops, view_pairs, window_pairs
 from megatron_nmm.parallel.world import World
 
 
@@ -22,7 +22,7 @@ class Reading:
     """Decoder positions, images and padding included."""
     image_tokens_per_second: float
     flops_per_second: float
-    """Model FLOPs: forward and backward of the matrix products, recomputation not counted."""
+    """Model FLOPs: forward and backward of the matrix products that the trained parts need, without recomputation."""
     memory_bytes: int
     """Peak of the fullest rank since it started."""
     data_wait_s: float
@@ -37,20 +37,20 @@ class Meter:
     """Adds up this rank's work; ``read`` makes it the job's and starts the next interval."""
 
     def __init__(self, run: RunConfig, world: World) -> None:
-        self._model, self._world = run.model, world
+        self._model, self._rates, self._world = run.model, run.optim.rates, world
         self._samples = [0, 0]
         self.restart()
 
     def restart(self) -> None:
         """Start timing an interval now; work done before counts for nothing, samples read before still count."""
-        self._work = torch.zeros(4, dtype=torch.float64)
+        self._work = torch.zeros(len(fields(Work)), dtype=torch.float64)
         self._waited = 0.0
         self._start = time.perf_counter()
 
     def add(self, batches: Sequence[Batch], wait_s: float, samples: int, replaced: int) -> None:
         """Count one step of this rank: its microbatches, seconds waited for them, samples planned and replaced."""
         for batch in batches:
-            self._work += work(batch, self._model.image_mask == "bidirectional")
+            self._work += torch.tensor(astuple(work(batch, self._model)), dtype=torch.float64)
         self._waited += wait_s
         self._samples = [self._samples[0] + samples, self._samples[1] + replaced]
 
@@ -64,19 +64,34 @@ class Meter:
         with self._world.waiting("the other ranks' meters"):
             dist.all_reduce(summed, group=self._world.groups.dp)
             dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-        tokens, pairs, patches, logit_tokens, samples, replaced = (int(value) for value in summed.tolist())
+        *counts, samples, replaced = (int(value) for value in summed.tolist())
         memory, waited = largest.tolist()
-        flops = step_flops(self._model, tokens, pairs, patches, logit_tokens).total
+        done = Work(*counts)
         self.restart()
         self._samples = [0, 0]
-        rates = tokens / seconds, patches / seconds, flops / seconds
+        image_tokens = done.patches // self._model.vision.shuffle**2
+        flops = step_flops(self._model, done, self._rates).total
+        rates = done.tokens / seconds, image_tokens / seconds, flops / seconds
         return Reading(seconds, *rates, int(memory), waited, samples, replaced)
 
 
-def work(batch: Batch, bidirectional: bool) -> torch.Tensor:
-    """[4] fp64: positions, attending (query, key) pairs, patches (= image tokens), supervised tokens of ``batch``."""
+def work(batch: Batch, model: ModelConfig) -> Work:
+    """What ``batch`` asks of ``model``: counted on the host, from the tensors that the model itself is driven by."""
     pairs = causal_pairs(batch.document_starts.diff(dim=1).long()).sum()
-    if bidirectional:
+    if model.image_mask == "bidirectional":
         pairs = pairs + later_pairs(batch.image_blocks[:, 2] - batch.image_blocks[:, 1]).sum()
-    counts = (batch.tokens.numel(), pairs.item(), len(batch.patches), (batch.loss_weight > 0).sum().item())
-    return torch.tensor(counts, dtype=torch.float64)
+    rows, columns = batch.grids.unbind(dim=1)
+    return Work(
+        tokens=batch.tokens.numel(),
+        attended_pairs=int(pairs),
+        logit_tokens=int((batch.loss_weight > 0).sum()),
+        patches=len(batch.patches),
+        visual_tokens=len(batch.visual_index),
+        view_pairs=int(view_pairs(rows, columns).sum()),
+        window_pairs=int(window_pairs(rows, columns, model.vision.window).sum()),
+    )
+
+
+def batch_flops(model: ModelConfig, batches: Sequence[Batch], rates: RatesConfig | None = None) -> int:
+    """Model FLOPs of a step over ``batches``, forward and backward; ``rates`` tells which parts are frozen."""
+    return sum(step_flops(model, work(batch, model), rates).total for batch in batches)

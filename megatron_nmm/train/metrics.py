@@ -1,4 +1,4 @@
-"""metrics.jsonl: one line per journal interval and validation; "event" is "step" or "validation"."""
+"""metrics.jsonl: one line per journal interval, validation, telemetry and alarm, told apart by "event" (record.py)."""
 
 from megatron_nmm.files.step_lines import Record, append, read, truncate
 

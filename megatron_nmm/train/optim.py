@@ -6,17 +6,20 @@ directly around ``AdamW``, so every machine runs the same arithmetic and nothing
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from megatron_nmm.config import OptimConfig, RunConfig
+from megatron_nmm.models.parts import relative_rate
 from megatron_nmm.parallel.world import World
 from megatron_nmm.train.adamw import AdamW
 from megatron_nmm.train.optimizer_state import fill, sharded
 from megatron_nmm.train.schedule import rate
+from megatron_nmm.train.shards import Shard, shards
 
 CLIP_EPSILON = 1e-6
 """Keeps the clip factor finite at a zero norm; megatron-core's and torch's value."""
@@ -27,6 +30,7 @@ class Update:
     """What one optimizer step did."""
 
     learning_rate: float
+    """Of the step; a part's own is this times its rate in ``optim.rates``."""
     grad_norm: float
     """Global norm before clipping."""
     finite: bool
@@ -34,13 +38,14 @@ class Update:
 
 
 class Optimizer:
-    """AdamW over the parameters of this rank, inside megatron-core's optimizer of the run's precision and layout."""
+    """AdamW over this rank's trainable parameters, in megatron-core's optimizer of the run's precision and layout."""
 
     def __init__(self, run: RunConfig, model: torch.nn.Module, world: World) -> None:
-        """``model`` is megatron-core's DistributedDataParallel around this rank's stage."""
+        """``model`` is megatron-core's DistributedDataParallel around this rank's stage, frozen as ``run`` says
+        (models/freeze.py). A stage may have nothing to train: it takes part in the norm and keeps no state."""
         self._run, self._world, self._model = run, world, model
         self._adamw = AdamW(
-            parameter_groups(model),
+            parameter_groups(model, run),
             lr=run.optim.learning_rate,
             betas=(run.optim.beta1, run.optim.beta2),
             eps=run.optim.epsilon,
@@ -59,7 +64,7 @@ class Optimizer:
         if finite:
             self._adamw.gradient_divisor = _clip_divisor(norm, self._run.optim.clip)
             for group in self._adamw.param_groups:
-                group["lr"] = learning_rate
+                group["lr"] = learning_rate * group["rate"]
                 group["weight_decay"] = weight_decay(self._run.optim) if group["decay"] else 0.0
             self._wrapped.step_with_ready_grads()
         # A gradient left on a parameter would be added to by the next backward pass on top of main_grad.
@@ -78,23 +83,33 @@ class Optimizer:
         """Take over a loaded ``sharded_state_dict``; load the model's weights before."""
         fill(self._wrapped, self._model, state)
 
+    def shards(self) -> Iterator[Shard]:
+        """This rank's pieces of what trains, to look at; over all ranks each weight occurs once (shards.py)."""
+        return shards(self._wrapped, self._model, self._world)
 
-def parameter_groups(model: torch.nn.Module) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups, with and without weight decay.
 
+def parameter_groups(model: torch.nn.Module, run: RunConfig) -> list[dict[str, Any]]:
+    """Trainable parameters by relative learning rate, each with and without weight decay.
+
+    Every rank has the same groups, whichever parts its stage holds: those of all rates above 0 in ``optim.rates``.
     Norm weights and every other vector (1-D) do not decay; P1 does not say, and this is the field's habit.
     """
-    trainable = [param for param in model.parameters() if param.requires_grad]
-    return [
-        {"params": [param for param in trainable if param.dim() > 1], "decay": True},
-        {"params": [param for param in trainable if param.dim() <= 1], "decay": False},
+    relative = sorted({value for value in astuple(run.optim.rates) if value > 0.0}, reverse=True)
+    groups: list[dict[str, Any]] = [
+        {"params": [], "rate": value, "decay": decay} for value in relative for decay in (True, False)
     ]
+    place = {(group["rate"], group["decay"]): group["params"] for group in groups}
+    for name, param in model.named_parameters():
+        if param.requires_grad:
+            place[relative_rate(name, run), param.dim() > 1].append(param)
+    return groups
 
 
 def weight_decay(optim: OptimConfig) -> float:
     """The decay AdamW multiplies with the learning rate.
 
     P1's fully decoupled form subtracts ``weight_decay * (learning rate / peak) * p``: the peak is divided out here.
+    Either form decays a part with a relative rate that much slower, so that the limit of small rates is freezing.
     """
     return optim.weight_decay / optim.learning_rate if optim.decoupled else optim.weight_decay
 

@@ -5,7 +5,8 @@ Here both become
 
     {"step": int, "exp_avg": {parameter: tensor}, "exp_avg_sq": {...}, "fp32_param": {...} (bf16 weights only)}
 
-with ShardedTensor leaves that carry the model's own sharding. megatron-core gathers and scatters the shards.
+with ShardedTensor leaves that carry the model's own sharding. megatron-core gathers and scatters the shards. Frozen
+parameters have no state; a rank that trains nothing has the step alone.
 """
 
 from collections.abc import Iterator
@@ -59,6 +60,8 @@ def _replicated(wrapped: Any, model: Any, model_state: dict[str, Any], is_loadin
     )
 
     masters = list(_masters(model))
+    if not masters:
+        return {}  # megatron-core warns of an empty map
     shardings = get_param_id_to_sharded_param_map(model_state, (param for _, param, _ in masters))
     state: dict[str, Any] = {}
     for index, (name, _, master) in enumerate(masters):
@@ -71,10 +74,10 @@ def _replicated(wrapped: Any, model: Any, model_state: dict[str, Any], is_loadin
 def _sharded_over_data(wrapped: Any, model: Any, model_state: dict[str, Any], is_loading: bool) -> dict[str, Any]:
     """The shards of all data ranks gathered to whole tensors (when loading: empty moulds)."""
     gathered = wrapped.sharded_param_state_fully_reshardable(model_state, is_loading, metadata={})
-    state: dict[str, Any] = {key: {} for key in MOMENTS}
+    state: dict[str, Any] = {}
     for index, (name, _) in enumerate(_buffered(wrapped, model)):
         for key in MOMENTS:
-            state[key][name] = gathered[index][key]
+            state.setdefault(key, {})[name] = gathered[index][key]
         if wrapped.config.bf16:
             master = gathered[index]["param"]
             key = master.key.replace(f"{PREFIX}.param.", f"{PREFIX}.{MASTER}.", 1)

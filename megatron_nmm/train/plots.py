@@ -27,7 +27,7 @@ def loss_plot(records: Sequence[Record], path: Path, title: str) -> None:
     loss.set_title(title)
     loss.set_ylabel("loss (nats per supervised token)")
     if loss.has_data():
-        _scale(loss)
+        logarithmic(loss)
         loss.legend(loc="upper right", framealpha=0.9)
     rate.plot([r["step"] for r in steps], [r["learning_rate"] for r in steps], color=TOTAL_COLOUR)
     rate.set_ylabel("learning rate")
@@ -39,8 +39,8 @@ def loss_plot(records: Sequence[Record], path: Path, title: str) -> None:
     FigureCanvasAgg(figure).print_figure(str(path), dpi=120)
 
 
-def _scale(axes: Any) -> None:
-    """Logarithmic, with plain numbers at the ticks: a linear axis would show the first steps and nothing after them."""
+def logarithmic(axes: Any) -> None:
+    """Plain numbers at the ticks. A linear axis would show the first steps and nothing after them."""
     from matplotlib.ticker import LogLocator, StrMethodFormatter
 
     axes.set_yscale("log")

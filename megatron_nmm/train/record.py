@@ -1,15 +1,18 @@
-"""What a step and a validation leave behind, as plain JSON values; parts that do not add up are refused here."""
+"""What steps, validations and telemetry leave behind, as plain JSON values; losses that do not add up are refused."""
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 from megatron_nmm.data.quarantine import Quarantine
 from megatron_nmm.data.raw.record import KINDS
-from megatron_nmm.parallel.losses import LossSums
+from megatron_nmm.parallel.losses import CONTEXTS, LossSums
+from megatron_nmm.train.collapse import Alarm
 from megatron_nmm.train.evaluate import Validation
 from megatron_nmm.train.meter import Reading
 from megatron_nmm.train.metrics import Record
 from megatron_nmm.train.optim import Update
+from megatron_nmm.train.telemetry import PartReading, TelemetryReading
 
 TOLERANCE = 1e-6
 """How far token-weighted parts may be from the total, relative to it."""
@@ -65,16 +68,50 @@ def validation_record(step: int, validation: Validation, elapsed_s: float) -> Re
     return {**record, "seconds": validation.seconds, "elapsed_s": elapsed_s}
 
 
+def telemetry_record(step: int, reading: TelemetryReading, elapsed_s: float) -> Record:
+    """One line of metrics.jsonl for the telemetry of ``step``; what has no value, such as a side that is frozen, is
+    None. Lists have one entry a decoder layer."""
+    visual, others = reading.side(visual=True), reading.side(visual=False)
+    return {
+        "event": "telemetry",
+        "step": step,
+        "gradient_share": finite(reading.gradient_share(visual=True)),
+        "visual": visual and _part_record(visual),
+        "others": others and _part_record(others),
+        "parts": {name: _part_record(part) for name, part in reading.parts.items()},
+        "features": {
+            "text": [finite(size) for size in reading.text],
+            "visual": [finite(size) for size in reading.visual],
+            "ratio": [finite(ratio) for ratio in reading.feature_ratios],
+        },
+        "text_rows": reading.text_rows,
+        "visual_rows": reading.visual_rows,
+        "elapsed_s": elapsed_s,
+    }
+
+
+def alarm_record(step: int, alarm: Alarm, elapsed_s: float) -> Record:
+    """One line of metrics.jsonl for an alarm of ``step``."""
+    return {"event": "alarm", "step": step, **asdict(alarm), "elapsed_s": elapsed_s}
+
+
 def loss_record(sums: LossSums, sources: Sequence[str]) -> Record:
-    """Loss and supervised tokens: in total, by kind and by source. A part without tokens has loss None."""
-    loss, tokens = sums.loss, sums.tokens
-    total = float(loss.sum()), float(tokens.sum())
-    kinds = _parts(KINDS, loss.sum(1).tolist(), tokens.sum(1).tolist())
-    named = _parts(sources, loss.sum(0).tolist(), tokens.sum(0).tolist())
-    mean = _mean(*total)
-    for name, parts in (("kinds", kinds), ("sources", named)):
-        require_sum(name, parts, mean, total[1])
-    return {"loss": mean, "tokens": int(total[1]), "kinds": kinds, "sources": named}
+    """Loss and supervised tokens: in total, by context, kind and source. A part without tokens has loss None."""
+    tokens = float(sums.tokens.sum())
+    mean = _mean(float(sums.loss.sum()), tokens)
+    # The axes that are summed over leave the one that is named.
+    axes: dict[str, tuple[Sequence[str], tuple[int, int]]] = {
+        "contexts": (CONTEXTS, (1, 2)),
+        "kinds": (KINDS, (0, 2)),
+        "sources": (sources, (0, 1)),
+    }
+    split = {
+        name: _parts(parts, sums.loss.sum(others).tolist(), sums.tokens.sum(others).tolist())
+        for name, (parts, others) in axes.items()
+    }
+    for name, parts in split.items():
+        require_sum(name, parts, mean, tokens)
+    return {"loss": mean, "tokens": int(tokens), **split}
 
 
 def require_sum(name: str, parts: Mapping[str, Record], mean: float | None, tokens: float) -> None:
@@ -90,6 +127,12 @@ def require_sum(name: str, parts: Mapping[str, Record], mean: float | None, toke
 def finite(value: float) -> float | None:
     """``value``, or None for nan and infinity, which JSON does not have."""
     return value if math.isfinite(value) else None
+
+
+def _part_record(part: PartReading) -> Record:
+    norms = {"gradient": part.gradient, "weight": part.weight, "update": part.update}
+    shares = {"update_share": part.update_share, "pace": part.pace}
+    return {name: finite(value) for name, value in {**norms, **shares}.items()} | {"values": part.values}
 
 
 def _parts(names: Sequence[str], losses: Sequence[float], tokens: Sequence[float]) -> dict[str, Record]:

@@ -72,7 +72,8 @@ def require_same(before: RunConfig, run: RunConfig) -> None:
     if changed:
         raise ConfigError(
             f"{run.folder} holds another run: {'; '.join(changed)}. Give this run a folder of its own "
-            f"(--set folder=...), continue the old one (--config {Path(run.folder) / CONFIG}), or remove the folder"
+            f"(--set folder=..., and --set init.checkpoint={run.folder} to begin with the old one's weights), continue "
+            f"the old one (--config {Path(run.folder) / CONFIG}), or remove the folder"
         )
 
 

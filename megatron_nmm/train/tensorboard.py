@@ -18,6 +18,9 @@ SCALARS = {
 }
 """Key of a step's record -> tag."""
 
+Tags = dict[str, float | None]
+"""Tag -> value."""
+
 
 class Board:
     """An event file under ``folder``."""
@@ -42,10 +45,34 @@ class Board:
 
 def scalars(record: Record) -> dict[str, float]:
     """Tag -> value of a record; what has no value is left out."""
+    tags = EVENTS[record["event"]](record)
+    return {tag: value for tag, value in tags.items() if value is not None}
+
+
+def _losses(record: Record) -> Tags:
+    """Of a step or a validation."""
     top = "train" if record["event"] == "step" else "validation"
     tags = {f"{top}/loss": record["loss"]}
+    tags |= {f"{top}/context/{name}": part["loss"] for name, part in record["contexts"].items()}
     tags |= {f"{top}/kind/{name}": part["loss"] for name, part in record["kinds"].items()}
     tags |= {f"{top}/source/{name}": part["loss"] for name, part in record["sources"].items()}
     tags |= {f"data/epochs/{name}": epochs for name, epochs in record.get("epochs", {}).items()}
-    tags |= {tag: record[key] for key, tag in SCALARS.items() if key in record}
-    return {tag: value for tag, value in tags.items() if value is not None}
+    return tags | {tag: record[key] for key, tag in SCALARS.items() if key in record}
+
+
+def _telemetry(record: Record) -> Tags:
+    """By part first, so that TensorBoard lays the parts' curves side by side."""
+    tags = {"telemetry/visual_share_of_gradient": record["gradient_share"]}
+    for key in ("gradient", "weight", "update_share"):
+        tags |= {f"telemetry/{key}/{name}": part[key] for name, part in record["parts"].items()}
+    for side, sizes in record["features"].items():
+        tags |= {f"telemetry/features/{side}/layer_{layer:03d}": size for layer, size in enumerate(sizes, 1)}
+    return tags
+
+
+def _alarm(record: Record) -> Tags:
+    return {f"telemetry/alarm/{record['rule']}": record["value"]}
+
+
+EVENTS = {"step": _losses, "validation": _losses, "telemetry": _telemetry, "alarm": _alarm}
+"""What becomes of a record, by its event."""

@@ -11,6 +11,7 @@ from typing import Any
 
 FINALIZE = "megatron.core.distributed.finalize_model_grads"
 DDP = "megatron.core.distributed.distributed_data_parallel"
+GRADIENTS = "megatron_nmm.parallel.gradients"
 MAPPINGS = "megatron.core.tensor_parallel.mappings"
 
 
@@ -25,11 +26,13 @@ def _unchanged(tensor: Any, *_: Any, **__: Any) -> Any:
 FAULTS: dict[str, tuple[str, str, Callable[..., Any]]] = {
     "norm gradients": (FINALIZE, "_allreduce_non_tensor_model_parallel_grads", _nothing),
     "row output": (MAPPINGS, "_reduce", _unchanged),
+    "encoder gradients": (GRADIENTS, "_sum_marked", _nothing),
     "data gradients": (DDP, "DistributedDataParallel.finish_grad_sync", _nothing),
 }
 """Name -> (module, function left out, what runs instead). "norm gradients": the sum over tensor ranks of the norms'
-gradients; "row output": the sum behind every row-parallel product and the vocabulary-parallel embedding; "data
-gradients": the sum over data-parallel replicas."""
+gradients; "row output": the sum behind every row-parallel product and the vocabulary-parallel embedding; "encoder
+gradients": the sum over tensor ranks that run a vision encoder on images, or heads, of their own; "data gradients": the
+sum over data-parallel replicas."""
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from megatron_nmm.config import ParallelConfig, RunConfig
 from megatron_nmm.config.check import check
+from megatron_nmm.config.schema import VisionConfig
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,14 @@ SINGLE = Layout("one process", 1, ParallelConfig())
 
 
 def toy(run: RunConfig) -> RunConfig:
-    """``run`` shrunk to seconds: same structure (vision, norms, mask, ties, gating), few layers, narrow, fp32."""
+    """``run`` shrunk to seconds: same structure (vision, norms, mask, ties, gating), few layers, narrow, fp32.
+
+    Images are a few patches a side; under the native rule at least 4 patches and at most 24.
+    """
     heads = 4
     groups = run.model.query_groups and max(2, heads * run.model.query_groups // run.model.heads)
-    patch = min(run.model.vision.patch, 8)
+    vision = _toy_vision(run.model.vision)
+    side = 4 if vision.depth else 2
     return replace(
         run,
         model=replace(
@@ -49,11 +54,37 @@ def toy(run: RunConfig) -> RunConfig:
             query_groups=groups,
             ffn=96,
             vocabulary=128,
-            vision=replace(run.model.vision, patch=patch),
+            vision=vision,
         ),
         precision=replace(run.precision, dtype="fp32"),
-        data=replace(run.data, sequence_length=96, microbatch=2, global_batch=8, image_size=2 * patch),
+        data=replace(
+            run.data,
+            sequence_length=96,
+            microbatch=2,
+            global_batch=8,
+            image_size=side * vision.patch,
+            min_patches=4,
+            max_patches=24,
+        ),
         parallel=ParallelConfig(time_limit_s=run.parallel.time_limit_s),
+    )
+
+
+def _toy_vision(vision: VisionConfig) -> VisionConfig:
+    """Two narrow layers, if there are any; an odd number of heads stays odd, and windows leave some of a view out."""
+    patch = min(vision.patch, 8)
+    if not vision.depth:
+        return replace(vision, patch=patch)
+    heads = 3 if vision.heads % 2 else 2
+    return replace(
+        vision,
+        depth=2,
+        width=16 * heads,
+        heads=heads,
+        ffn=40 * heads,
+        window=4 if vision.window else 0,
+        full_layers=(1,) if vision.full_layers else (),
+        patch=patch,
     )
 
 

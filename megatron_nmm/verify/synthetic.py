@@ -1,5 +1,7 @@
 """Seeded random batches of the real structure: text, caption and interleaved documents packed into rows."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -7,11 +9,22 @@ import numpy as np
 from megatron_nmm.config import RunConfig
 from megatron_nmm.data.batch import Batch
 from megatron_nmm.data.collate import collate
-from megatron_nmm.data.load import Loaded
-from megatron_nmm.data.rule import Grid
+from megatron_nmm.data.load import Loaded, run_rule
+from megatron_nmm.data.rule import Grid, ImageRule, View
 
-FIRST_TEXT_TOKEN, IMAGE_TOKEN = 2, 1
-"""Ids below FIRST_TEXT_TOKEN are never text; IMAGE_TOKEN stands for one image token."""
+SPECIAL = {"pad": 0, "image": 1, "begin_of_image": 2, "end_of_image": 3, "end_of_line": 4, "end_of_scale": 5}
+"""Token ids by name, as ``Tokenizer.special``."""
+IMAGE_TOKEN, FIRST_TEXT_TOKEN = SPECIAL["image"], len(SPECIAL)
+"""Ids below FIRST_TEXT_TOKEN are never text."""
+
+
+@dataclass(frozen=True)
+class _Document:
+    """Tokens and the grids of the views among them; its kind is its number of images."""
+
+    kind: int
+    tokens: np.ndarray
+    grids: tuple[Grid, ...]
 
 
 def batches(run: RunConfig, count: int, seed: int, *, sources: int = 1, images: bool = True) -> list[Batch]:
@@ -20,42 +33,67 @@ def batches(run: RunConfig, count: int, seed: int, *, sources: int = 1, images: 
     return [_batch(run, generator, sources, images) for _ in range(count)]
 
 
-def _documents(run: RunConfig, generator: np.random.Generator, images: bool) -> list[tuple[int, list[np.ndarray]]]:
-    """Documents filling one row: (number of images = kind, runs of token ids), image runs hold IMAGE_TOKEN only."""
-    side = run.data.image_size // run.model.vision.patch
+def _views(run: RunConfig, rule: ImageRule, generator: np.random.Generator) -> tuple[View, ...]:
+    """One image: the square rule's only view; under the native rule a random shape, perhaps with a smaller copy."""
+    if rule.name == "square":
+        return rule.views(1, 1)
+    sides = [
+        (rows, columns) for rows in (2, 4, 6) for columns in (2, 4, 6, 8) if rows * columns <= run.data.max_patches
+    ]
+    rows, columns = sides[int(generator.integers(0, len(sides)))]
+    view = _view(rows, columns, rule.patch)
+    # Halves of even numbers of merge groups only: every grid is whole squares of 2 x 2 patches.
+    smaller = run.data.multi_scale and rows % 4 == columns % 4 == 0
+    return (_view(rows // 2, columns // 2, rule.patch), view) if smaller else (view,)
+
+
+def _view(rows: int, columns: int, patch: int) -> View:
+    return View(Grid(rows, columns), rows * patch, columns * patch)
+
+
+def _documents(run: RunConfig, generator: np.random.Generator, images: bool) -> list[_Document]:
+    """Documents filling one row."""
+    rule = run_rule(run)
     left = run.data.sequence_length
-    documents: list[tuple[int, list[np.ndarray]]] = []
+    documents: list[_Document] = []
     while True:
         kind = int(generator.integers(0, 3)) if images else 0
-        parts = []
+        parts, grids = [], []
         for _ in range(kind):
-            parts.append(np.full(side * side, IMAGE_TOKEN))
+            views = _views(run, rule, generator)
+            grids += [view.grid for view in views]
+            parts.append(np.array(rule.image_ids(views, SPECIAL)))
             parts.append(generator.integers(FIRST_TEXT_TOKEN, run.model.vocabulary, int(generator.integers(1, 3))))
         parts.append(generator.integers(FIRST_TEXT_TOKEN, run.model.vocabulary, int(generator.integers(2, 9))))
-        length = sum(map(len, parts))
-        if length > left:
+        tokens = np.concatenate(parts).astype(np.int32)
+        if len(tokens) > left:
             return documents
-        documents.append((kind, parts))
-        left -= length
+        documents.append(_Document(kind, tokens, tuple(grids)))
+        left -= len(tokens)
+
+
+def _patches(documents: Sequence[_Document], values: int, generator: np.random.Generator) -> list[np.ndarray]:
+    """[patches of a view, C * p * p] random pixels of every view."""
+    grids = [grid for document in documents for grid in document.grids]
+    return [generator.standard_normal((grid.patches, values)).astype(np.float32) for grid in grids]
 
 
 def _batch(run: RunConfig, generator: np.random.Generator, sources: int, images: bool) -> Batch:
     rows = [_documents(run, generator, images) for _ in range(run.data.microbatch)]
-    side, values = run.data.image_size // run.model.vision.patch, run.model.vision.patch_values
-    count = sum(kind for documents in rows for kind, _ in documents)
-    patches = iter(generator.standard_normal((count, side * side, values)).astype(np.float32))
+    vision = run.model.vision
+    patches = iter(_patches([document for row in rows for document in row], vision.patch_values, generator))
     loaded = [
         [
             Loaded(
                 id=f"{row}-{number}",
-                kind=kind,
+                kind=document.kind,
                 source=number % sources,
-                tokens=np.concatenate(parts).astype(np.int32),
-                patches=tuple(islice(patches, kind)),
-                grids=(Grid(side, side),) * kind,
+                tokens=document.tokens,
+                patches=tuple(islice(patches, len(document.grids))),
+                grids=document.grids,
             )
-            for number, (kind, parts) in enumerate(documents)
+            for number, document in enumerate(documents)
         ]
         for row, documents in enumerate(rows)
     ]
-    return collate(loaded, run.data.sequence_length, image=IMAGE_TOKEN, pad=0, patch_values=values)
+    return collate(loaded, run.data.sequence_length, SPECIAL, vision.patch_values, vision.shuffle)

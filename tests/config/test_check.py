@@ -6,15 +6,30 @@ from typing import Any
 
 import pytest
 
-from megatron_nmm.config import DataConfig, EvaluateConfig, RunConfig, SourceConfig
+from megatron_nmm.config import (
+    DataConfig,
+    EvaluateConfig,
+    ModelConfig,
+    ParallelConfig,
+    RunConfig,
+    SourceConfig,
+    VisionConfig,
+)
 from megatron_nmm.config.bounds import BOUNDS, pattern
 from megatron_nmm.config.check import check, require
 from megatron_nmm.config.overrides import apply
 from megatron_nmm.config.values import leaves
 from megatron_nmm.errors import ConfigError
 
+# Every list of the schema has an entry here, so that its entries are seen too.
 SOURCES = (SourceConfig("a"), SourceConfig("b"))
-RUN = replace(RunConfig(), data=DataConfig(train=SOURCES), evaluate=EvaluateConfig(sources=SOURCES[:1]))
+RUN = replace(
+    RunConfig(),
+    model=ModelConfig(vision=VisionConfig(full_layers=(0,))),
+    parallel=ParallelConfig(stage_layers=(24,)),
+    data=DataConfig(train=SOURCES),
+    evaluate=EvaluateConfig(sources=SOURCES[:1]),
+)
 
 
 def faults(changes: Sequence[str], world_size: int = 1) -> list[str]:
@@ -40,6 +55,13 @@ def test_defaults_are_legal_on_one_process() -> None:
         ("model.rope_base=1", "use a value above 1"),
         ("model.vision.depth=-1", "use a value of at least 0"),
         ("model.vision.channels=1", "use 3"),
+        ("model.vision.width=0", "use a value of at least 1"),
+        ("model.vision.layer_scale=-0.1", "use a value of at least 0"),
+        ("model.vision.full_layers.0=-1", "use a value of at least 0"),
+        ("model.head_dim=0", "use a value of at least 1"),
+        ("parallel.stage_layers.0=-1", "use a value of at least 0"),
+        ("optim.rates.vision=-1", "use a value of at least 0"),
+        ("journal.telemetry=-1", "use a value of at least 0"),
         ("parallel.tensor=0", "use a value of at least 1"),
         ("data.sequence_length=1", "use a value of at least 2"),
         ("data.noise=-0.1", "use a value of at least 0"),
@@ -96,7 +118,8 @@ def test_every_number_of_the_schema_has_a_range_and_every_range_a_number() -> No
 def test_every_fault_at_once() -> None:
     told = faults(
         ["parallel.tensor=3", "parallel.pipeline=5", "data.global_batch=7", "data.microbatch=2", "data.image_size=230",
-         "optim.beta1=1", "schedule.cooldown=2", "model.vision.depth=3", "schedule.warmup=3000", "name=a/b"],
+         "optim.beta1=1", "schedule.cooldown=2", "model.vision.depth=3", "model.vision.width=386",
+         "schedule.warmup=3000", "name=a/b"],
         15,
     )  # fmt: skip
     assert len(told) == 10

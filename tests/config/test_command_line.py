@@ -56,6 +56,28 @@ def test_saved_run_replaces_the_recipe(recipe: Callable[[], RunConfig], tmp_path
     assert changed == replace(saved, steps=78)
 
 
+def test_a_preset_replaces_the_recipe(recipe: Callable[[], RunConfig]) -> None:
+    presets = {"small": recipe, "large": lambda: replace(recipe(), steps=9, name="large")}
+    assert parse(recipe, ["--preset", "large"], presets) == replace(recipe(), steps=9, name="large")
+    assert parse(recipe, ["--preset", "large", "--set", "steps=10"], presets) == replace(
+        recipe(), steps=10, name="large"
+    )
+
+
+def test_an_unknown_preset_names_the_nearest_and_all(
+    recipe: Callable[[], RunConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(recipe, ["--preset", "larg"], {"small": recipe, "large": recipe})
+    assert "use large; all are small, large" in capsys.readouterr().err
+    assert "leave it out" in refused(recipe, ["--preset", "any"], capsys)
+
+
+def test_a_preset_and_a_saved_run_exclude_each_other(recipe: Callable[[], RunConfig]) -> None:
+    with pytest.raises(SystemExit):
+        parse(recipe, ["--preset", "small", "--config", "run/config.json"], {"small": recipe})
+
+
 def test_print_shows_a_file_that_loads_again(
     recipe: Callable[[], RunConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

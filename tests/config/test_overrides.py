@@ -76,6 +76,20 @@ def test_list_of_sources_as_json() -> None:
     assert apply(TWO_SOURCES, ["data.train=[]"]).data.train == ()
 
 
+def test_list_of_integers_as_json() -> None:
+    assert apply(RunConfig(), ["parallel.stage_layers=[1, 3]", "parallel.stage_layers.1=4"]).parallel.stage_layers == (
+        1,
+        4,
+    )
+    assert apply(RunConfig(), ["model.vision.full_layers=[]"]).model.vision.full_layers == ()
+    with pytest.raises(ConfigError, match=r"parallel.stage_layers expects a list of integers, in JSON: \[1, 2, ...\]"):
+        apply(RunConfig(), ["parallel.stage_layers=[true]"])
+    with pytest.raises(
+        ConfigError, match=r"stage_layers.0 is no entry: .* is empty; set it as a whole in JSON, \[1, 2\]"
+    ):
+        apply(RunConfig(), ["parallel.stage_layers.0=4"])
+
+
 @pytest.mark.parametrize(
     ("key", "nearest"),
     [

@@ -52,10 +52,10 @@ def faults(changes: Sequence[str], world_size: int = 1) -> list[str]:
             "or model.vocabulary 50258",
         ),
         (
-            ["parallel.pipeline=5"],
-            5,
-            "model.layers 24 is not divisible by parallel.pipeline 5; use parallel.pipeline 1, 2, 3, 4, 6 or 8, "
-            "or model.layers 20 or 25",
+            ["parallel.pipeline=25"],
+            25,
+            "model.layers 24 is fewer than parallel.pipeline 25, and every stage needs a layer; "
+            "use parallel.pipeline 24, or model.layers 25",
         ),
         (
             ["parallel.tensor=4", "data.global_batch=12"],
@@ -158,12 +158,6 @@ def faults(changes: Sequence[str], world_size: int = 1) -> list[str]:
             "optim.weight_decay 1 with optim.decoupled true takes away the whole weight at every step; "
             "use optim.weight_decay with a value below 1, e.g. 0.0001",
         ),
-        (
-            ["model.vision.depth=24"],
-            1,
-            "model.vision.depth 24 asks for a vision encoder, and only early fusion (depth 0) is built so far; "
-            "use model.vision.depth 0",
-        ),
         (["name=a/b"], 1, "name 'a/b' cannot label files; use a name of letters, digits, '-', '_' and '.'"),
         (["name="], 1, "name '' cannot label files; use a name of letters, digits, '-', '_' and '.'"),
         (["folder= "], 1, "folder ' ' names no place; use folder runs/run"),
@@ -219,7 +213,7 @@ def legal(v: dict[str, int], world: int) -> bool:
     return (
         left == 0
         and v["data.global_batch"] % (v["data.microbatch"] * copies) == 0
-        and v["model.layers"] % stages == 0
+        and v["model.layers"] >= stages
         and all(size % tensor == 0 for size in split)
         and width % (2 * heads) == 0
         and heads % v["model.query_groups"] == 0

@@ -18,6 +18,7 @@ from megatron_nmm.config.values import accepts, describe, from_json, integer, le
         (Literal["a", "b"], ["a"], ["c", "", None, 1, ["a"]]),
         (int | None, [None, 3], [True, 1.5, "none"]),
         (tuple[SourceConfig, ...], [(), (SourceConfig(),)], [[SourceConfig()], ("a",), None]),
+        (tuple[int, ...], [(), (1, 3)], [[1], (True,), (1.0,), ("1",), None]),
         (SourceConfig, [SourceConfig()], [SourceConfig, {}, None]),
     ],
 )

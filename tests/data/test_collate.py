@@ -10,8 +10,13 @@ from megatron_nmm.data.batch import Batch
 from megatron_nmm.data.collate import collate
 from megatron_nmm.data.load import Loaded
 from megatron_nmm.data.rule import Grid, NativeRule
+from megatron_nmm.errors import DataError
 
 IMAGE, PAD, EOS, VALUES, LENGTH = 4, 0, 3, 12, 40
+SPECIAL = {"pad": PAD, "eos": EOS, "image": IMAGE, "begin_of_image": 5, "end_of_image": 6, "end_of_line": 7} | {
+    "end_of_scale": 8
+}
+"""Tokens of text begin at 9."""
 
 
 def _sample(random: np.random.RandomState, number: int) -> Loaded:
@@ -52,14 +57,13 @@ def _rows(seed: int) -> list[list[Loaded]]:
 
 
 def _collate(rows: Sequence[Sequence[Loaded]]) -> Batch:
-    return collate(rows, LENGTH, IMAGE, PAD, VALUES)
+    return collate(rows, LENGTH, SPECIAL, VALUES)
 
 
 def _expected_row(row: list[Loaded]) -> dict[str, list[int]]:
     """Each field of one row, position by position."""
-    out: dict[str, list[int]] = {
-        name: [] for name in ("tokens", "labels", "loss_weight", "positions", "modality", "source", "kind")
-    }
+    names = ("tokens", "labels", "loss_weight", "positions", "modality", "context", "source", "kind")
+    out: dict[str, list[int]] = {name: [] for name in names}
     for sample in row:
         for place, token in enumerate(sample.tokens.tolist()):
             following = sample.tokens[place + 1] if place + 1 < len(sample.tokens) else IMAGE
@@ -68,6 +72,7 @@ def _expected_row(row: list[Loaded]) -> dict[str, list[int]]:
             out["loss_weight"].append(int(following != IMAGE))
             out["positions"].append(place)
             out["modality"].append(int(token == IMAGE))
+            out["context"].append(int(IMAGE in sample.tokens[: place + 1]))
             out["source"].append(sample.source)
             out["kind"].append(sample.kind)
     padding = LENGTH - len(out["tokens"])
@@ -126,7 +131,7 @@ def test_native_images_stand_row_by_row_between_their_layout(shuffle: int) -> No
     other = Loaded("text", 0, 0, np.array([30, 31, EOS], dtype=np.int32), (), ())
     length = len(tokens) + 5
     rows = [[other], [other, Loaded("s", 2, 0, tokens, patches, grids)]]
-    batch = collate(rows, length, IMAGE, PAD, VALUES, layout_ids=(5, 6, 7, 8), shuffle=shuffle)
+    batch = collate(rows, length, SPECIAL, VALUES, shuffle=shuffle)
 
     placeholders = [length + column for column in range(length) if batch.tokens[1, column] == IMAGE]
     assert batch.patch_targets.tolist() == placeholders
@@ -139,6 +144,13 @@ def test_native_images_stand_row_by_row_between_their_layout(shuffle: int) -> No
         assert (row, start, end) == (1, own[0] - length, own[-1] + 1 - length)
         assert end - start == len(own) + grid.rows // shuffle - 1
         assert set(batch.tokens[row, start:end].tolist()) == {IMAGE, 7}
+    flat = batch.tokens.flatten()
+    assert batch.visual_index.tolist() == [i for i, token in enumerate(flat.tolist()) if token in (IMAGE, 5)]
+    assert batch.text_index.tolist() == [i for i, token in enumerate(flat.tolist()) if token not in (IMAGE, 5)]
+    laid_out = [
+        (i, {5: 4, 6: 3, 7: 10, 8: 11}[token]) for i, token in enumerate(flat.tolist()) if token in (5, 6, 7, 8)
+    ]
+    assert list(zip(batch.special_positions.tolist(), batch.special_rows.tolist(), strict=True)) == laid_out
     supervised = batch.labels[1][batch.loss_weight[1] == 1].tolist()
     assert supervised == [31, EOS, 21, 22, 23, EOS]
 
@@ -166,7 +178,7 @@ def _image_sample(placeholders: int, patches: int) -> Loaded:
 
 def test_placeholders_and_patches_must_agree_sample_by_sample() -> None:
     # Together the two samples have as many placeholders as patches, which must not hide the fault.
-    with pytest.raises(AssertionError, match="sample 'bad' has 3 image placeholders for 4 patches"):
+    with pytest.raises(DataError, match=r"sample 'bad' has 3 image placeholders for 4 patches.*tokenise it again"):
         _collate([[_image_sample(3, 4), _image_sample(5, 4)]])
 
 
@@ -183,7 +195,7 @@ def test_text_must_not_stand_inside_an_image() -> None:
         "torn", 0, 0, np.array([IMAGE, 7, 9, IMAGE, EOS], np.int32), (np.zeros((2, VALUES), np.float32),), (Grid(2, 1),)
     )
     with pytest.raises(AssertionError, match="placeholders of an image are not contiguous"):
-        collate([[torn]], LENGTH, IMAGE, PAD, VALUES, layout_ids=(7,))
+        collate([[torn]], LENGTH, SPECIAL, VALUES)
 
 
 def test_a_row_must_not_be_too_long() -> None:
@@ -194,4 +206,4 @@ def test_a_row_must_not_be_too_long() -> None:
 
 def test_patches_of_another_width_are_refused() -> None:
     with pytest.raises(AssertionError, match="patches of 12 values, the model has 48"):
-        collate([[_image_sample(4, 4)]], LENGTH, IMAGE, PAD, 48)
+        collate([[_image_sample(4, 4)]], LENGTH, SPECIAL, 48)

@@ -89,6 +89,13 @@ def test_native_images_have_all_their_views(tmp_path: Path) -> None:
     assert placeholders * 4 == sum(map(len, expected))
 
 
+def test_grids_that_are_not_those_of_the_image_are_told_with_the_sample(tmp_path: Path) -> None:
+    corpus = opened(tmp_path, SQUARE)
+    other = loader(SquareRule(image_size=48, patch=8))  # as if the corpus had been changed on disk
+    with pytest.raises(DataError, match=r"sample 'interleaved-0' of corpus .* 40 x 56 pixels .* tokenise it again"):
+        other.load(corpus, 0, 0, epoch=0)
+
+
 def test_random_choices_depend_on_seed_sample_and_epoch_alone(tmp_path: Path) -> None:
     corpus = opened(tmp_path, SQUARE)
     noisy = replace(AUGMENT, noise=0.1)
@@ -165,4 +172,7 @@ def test_a_run_chooses_its_rule(tmp_path: Path) -> None:
     native = replace(run.data, image_rule="native", min_patches=16, max_patches=64, multi_scale=True)
     assert run_rule(replace(run, data=native)) == NativeRule(4, 16, 64, True, shuffle=1)
     late = replace(run.model, vision=replace(run.model.vision, depth=2))
-    assert run_rule(replace(run, data=native, model=late)) == NativeRule(4, 16, 64, True, shuffle=2)
+    assert run_rule(replace(run, data=native, model=late)) == NativeRule(4, 16, 64, True, shuffle=1)
+    merging = replace(run.model, vision=replace(late.vision, connector="pixel_shuffle"))
+    assert run_rule(replace(run, data=native, model=merging)) == NativeRule(4, 16, 64, True, shuffle=2)
+    assert run_rule(replace(run, model=merging)) == SquareRule(image_size=8, patch=4, shuffle=2)

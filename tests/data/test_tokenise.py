@@ -56,7 +56,7 @@ def test_samples_hold_what_the_records_say(tmp_path: Path) -> None:
     ]
     assert info["counts"]["samples"] == 2 and info["counts"]["image_tokens"] == 8
     assert info["tokenizer"]["sha256"] == given.tokenizer.sha256
-    assert info["image_rule"] == {"image_size": 8, "patch": 4, "name": "square"}
+    assert info["image_rule"] == {"image_size": 8, "patch": 4, "shuffle": 1, "name": "square"}
 
 
 def test_a_repeated_image_is_stored_once(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention.flex_attention import create_block_mask
 
 from megatron_nmm.models.attention import flex, per_document
 from megatron_nmm.models.attention.layout import PackedLayout, dense_mask
@@ -25,6 +26,11 @@ def random_layout(seed: int, tokens: int, longest: int) -> PackedLayout:
     return PackedLayout(starts, np.array(lengths), np.array(blocks, dtype=np.int64).reshape(-1, 2))
 
 
+def full_layout(seed: int, tokens: int, longest: int) -> PackedLayout:
+    """The same documents, each bidirectional as a whole."""
+    return PackedLayout.full(random_layout(seed, tokens, longest).document_lengths)
+
+
 def brute_force_mask(layout: PackedLayout) -> torch.Tensor:
     """The rule of the model, one pair at a time."""
     mask = torch.zeros(layout.tokens, layout.tokens, dtype=torch.bool)
@@ -32,7 +38,7 @@ def brute_force_mask(layout: PackedLayout) -> torch.Tensor:
         for i in range(start, start + length):
             for j in range(start, start + length):
                 image = any(a <= i < b and a <= j < b for a, b in layout.blocks)
-                mask[i, j] = j <= i or image
+                mask[i, j] = j <= i or image or not layout.causal
     return mask
 
 
@@ -52,14 +58,17 @@ def tensors(tokens: int, heads: int, groups: int, seed: int = 0) -> list[torch.T
 
 @pytest.mark.parametrize("seed", range(8))
 def test_layout_mask_is_the_rule(seed: int) -> None:
-    layout = random_layout(seed, 40, 17)
-    assert torch.equal(dense_mask(layout), brute_force_mask(layout))
+    for layout in (random_layout(seed, 40, 17), full_layout(seed, 40, 17)):
+        assert torch.equal(dense_mask(layout), brute_force_mask(layout))
 
 
 @pytest.mark.parametrize("groups", [4, 2])
+@pytest.mark.parametrize("of", [random_layout, full_layout], ids=["causal with blocks", "full"])
 @pytest.mark.parametrize(("seed", "longest"), [(0, 5), (1, 30), (2, 30), (3, 97), (4, 200), (5, 64)])
-def test_per_document_equals_naive_forward_and_backward(seed: int, longest: int, groups: int) -> None:
-    layout = random_layout(seed, 97, longest)
+def test_per_document_equals_naive_forward_and_backward(
+    seed: int, longest: int, of: Callable[..., PackedLayout], groups: int
+) -> None:
+    layout = of(seed, 97, longest)
     ours, reference = (tensors(97, 4, groups) for _ in range(2))
     for t in ours + reference:
         t.requires_grad_()
@@ -74,8 +83,9 @@ def test_per_document_equals_naive_forward_and_backward(seed: int, longest: int,
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-5)
 
 
-def test_equal_text_documents_need_no_gather() -> None:
-    layout = PackedLayout(np.array([0, 32]), np.array([32, 32]), np.zeros((0, 2), dtype=np.int64))
+@pytest.mark.parametrize("causal", [True, False])
+def test_equal_documents_need_no_gather(causal: bool) -> None:
+    layout = PackedLayout(np.array([0, 32]), np.array([32, 32]), np.zeros((0, 2), dtype=np.int64), causal)
     buckets = per_document.prepare(layout, torch.device("cpu"))
     assert buckets.order is None
     q, k, v = tensors(64, 2, 2)
@@ -84,8 +94,9 @@ def test_equal_text_documents_need_no_gather() -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_flex_mask_is_the_rule(seed: int) -> None:
-    layout = random_layout(seed, 60, 25)
+@pytest.mark.parametrize("of", [random_layout, full_layout], ids=["causal with blocks", "full"])
+def test_flex_mask_is_the_rule(seed: int, of: Callable[..., PackedLayout]) -> None:
+    layout = of(seed, 60, 25)
     rule: Callable[..., Any] = flex.mask_rule(
         torch.from_numpy(layout.document_of()), torch.from_numpy(layout.block_of())
     )
@@ -94,10 +105,23 @@ def test_flex_mask_is_the_rule(seed: int) -> None:
     assert torch.equal(rule(zero, zero, index[:, None], index[None, :]), dense_mask(layout))
 
 
+@pytest.mark.parametrize(("tokens", "longest"), [(60, 25), (128, 200), (640, 300), (1000, 90), (700, 1000)])
+def test_flex_blocks_of_full_documents_are_those_torch_finds(tokens: int, longest: int) -> None:
+    layout = full_layout(7, tokens, longest)
+    document = torch.from_numpy(layout.document_of())
+    rule, cpu = flex.mask_rule(document, document), torch.device("cpu")
+    ours = flex.full_block_mask(layout, rule, cpu)
+    theirs = create_block_mask(rule, None, None, tokens, tokens, device="cpu")
+    assert torch.equal(ours.to_dense(), theirs.to_dense())
+    for name in ("kv_num_blocks", "full_kv_num_blocks", "q_num_blocks", "full_q_num_blocks"):
+        assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+
+
 @pytest.mark.parametrize("groups", [4, 2])
-def test_flex_equals_naive(groups: int) -> None:
+@pytest.mark.parametrize("of", [random_layout, full_layout], ids=["causal with blocks", "full"])
+def test_flex_equals_naive(of: Callable[..., PackedLayout], groups: int) -> None:
     """Forward only: torch has no CPU backward for FlexAttention; the GPU test below has both."""
-    layout = random_layout(3, 96, 40)
+    layout = of(3, 96, 40)
     q, k, v = tensors(96, 4, groups)
     out = flex.attend(q, k, v, flex.prepare(layout, torch.device("cpu")), 0.25)
     torch.testing.assert_close(out, naive(q, k, v, dense_mask(layout), 0.25).float(), rtol=1e-5, atol=1e-5)
@@ -105,8 +129,9 @@ def test_flex_equals_naive(groups: int) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: FlexAttention's backward and its kernel")
 @pytest.mark.parametrize("groups", [4, 2])
-def test_flex_equals_naive_on_a_gpu_forward_and_backward(groups: int) -> None:
-    layout = random_layout(3, 512, 200)
+@pytest.mark.parametrize("of", [random_layout, full_layout], ids=["causal with blocks", "full"])
+def test_flex_equals_naive_on_a_gpu_forward_and_backward(of: Callable[..., PackedLayout], groups: int) -> None:
+    layout = of(3, 512, 200)
     ours = [t.cuda().requires_grad_() for t in tensors(512, 4, groups)]
     reference = [t.requires_grad_() for t in tensors(512, 4, groups)]
     out = flex.attend(ours[0], ours[1], ours[2], flex.prepare(layout, torch.device("cuda")), 0.25)
@@ -118,9 +143,10 @@ def test_flex_equals_naive_on_a_gpu_forward_and_backward(groups: int) -> None:
         torch.testing.assert_close(mine.grad.cpu(), theirs.grad, rtol=1e-3, atol=1e-3)  # type: ignore[union-attr]
 
 
-def test_cost_follows_the_documents_not_the_row() -> None:
+@pytest.mark.parametrize("of", [random_layout, full_layout], ids=["causal with blocks", "full"])
+def test_cost_follows_the_documents_not_the_row(of: Callable[..., PackedLayout]) -> None:
     """The scores computed for many short documents are a small multiple of the sum of squares of their lengths."""
-    layout = random_layout(0, 4096, 64)
+    layout = of(0, 4096, 64)
     buckets = per_document.prepare(layout, torch.device("cpu"))
     computed = sum(b.documents * b.length**2 for b in buckets.buckets)
     needed = int((layout.document_lengths**2).sum())

@@ -1,29 +1,56 @@
 """Counted operations of a training step equal those torch counts while it runs, term by term."""
 
-import itertools
 import math
 import re
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from megatron_nmm.config import ModelConfig, RunConfig
+from megatron_nmm.config import DataConfig, ModelConfig, OptimConfig, RatesConfig, RunConfig, VisionConfig
+from megatron_nmm.config.presets import late_fusion, navil
 from megatron_nmm.data.batch import Batch
-from megatron_nmm.models.accounting import Flops, attended_pairs, step_flops
+from megatron_nmm.data.collate import collate
+from megatron_nmm.data.load import Loaded
+from megatron_nmm.data.rule import Grid
+from megatron_nmm.models.accounting import Flops, Work, step_flops
 from megatron_nmm.models.attention import per_document
 from megatron_nmm.models.attention.layout import PackedLayout
 from megatron_nmm.models.build import build
+from megatron_nmm.models.vision.share import shares
 from megatron_nmm.parallel.schedule import forward_backward
+from megatron_nmm.train.meter import batch_flops, work
 from megatron_nmm.verify import layouts, synthetic
 from megatron_nmm.verify.workers import Place, WorkerPool
 
 TOY = layouts.toy(RunConfig())
 GROUPED = layouts.toy(RunConfig(model=ModelConfig(query_groups=8, tie_embeddings=True, image_mask="causal")))
-ATTENTION = ("attention_scores", "attention_values")
+NATIVE = DataConfig(image_rule="native", multi_scale=True, augment=False)
+LATE = layouts.toy(RunConfig(model=ModelConfig(vision=VisionConfig(depth=24))))
+AWARE = layouts.toy(RunConfig(model=ModelConfig(modality_experts="ffn")))
+NAVIL = layouts.toy(RunConfig(model=navil("2b"), data=NATIVE))
+WINDOWS = layouts.toy(
+    RunConfig(model=late_fusion("0.289b"), data=NATIVE),
+)
+WINDOWS = replace(
+    WINDOWS,
+    model=replace(
+        WINDOWS.model, vision=replace(WINDOWS.model.vision, window=4, full_layers=(1,), connector="mlp", bias=True)
+    ),
+)
+FAMILY = {
+    "early": TOY,
+    "grouped, tied, causal": GROUPED,
+    "late": LATE,
+    "modality-aware": AWARE,
+    "NaViL": NAVIL,
+    "late with windows": WINDOWS,
+}
+TEXT_FROZEN = RatesConfig(attention=0, ffn=0, norms=0, embeddings=0, output=0)
 
 
 def added_product(target: torch.Size, a: torch.Size, b: torch.Size, *_: Any, **__: Any) -> int:
@@ -70,9 +97,9 @@ def _count(place: Place, run: RunConfig, batches: list[Batch]) -> Counted:
     return Counted(sum(counts.values()) - attention, attention, missed)
 
 
-def computed_pairs(batch: Batch, run: RunConfig) -> int:
+def computed_pairs(layout: PackedLayout) -> int:
     """(query, key) pairs that blockwise attention computes: whole rectangles, hidden pairs and padding included."""
-    plan = per_document.prepare(PackedLayout.of(batch, run.model.image_mask), torch.device("cpu"))
+    plan = per_document.prepare(layout, torch.device("cpu"))
     return sum(
         bucket.documents * (block.rows.stop - block.rows.start) * block.keys
         for bucket in plan.buckets
@@ -80,74 +107,116 @@ def computed_pairs(batch: Batch, run: RunConfig) -> int:
     )
 
 
-def needed_pairs(batch: Batch, run: RunConfig) -> int:
-    """(query, key) pairs that attend."""
-    pairs = 0
-    for row, ends in enumerate(batch.document_starts.tolist()):
-        lengths = [b - a for a, b in itertools.pairwise(ends)]
-        blocks = [(a, b) for r, a, b in batch.image_blocks.tolist() if r == row]
-        pairs += attended_pairs(lengths, blocks, run.model.image_mask)
-    return pairs
-
-
-def expected(run: RunConfig, batches: list[Batch], pairs: int) -> Flops:
-    """The accounting's own count."""
-    return step_flops(
-        run.model,
-        tokens=sum(b.tokens.numel() for b in batches),
-        attended_pairs=pairs,
-        patches=sum(len(b.patches) for b in batches),
-        logit_tokens=sum(int(b.loss_weight.count_nonzero()) for b in batches),
+def computed(batch: Batch, run: RunConfig) -> Work:
+    """What the CPU's kernels compute for ``batch``: attention with hidden pairs and padding, all else as needed."""
+    share = shares([(r, c) for r, c in batch.grids.tolist()], run.model.vision, "tensor", 1, 0, 1).mine
+    return replace(
+        work(batch, run.model),
+        attended_pairs=computed_pairs(PackedLayout.of(batch, run.model.image_mask)),
+        view_pairs=computed_pairs(PackedLayout.full(share.views)),
+        window_pairs=computed_pairs(PackedLayout.full(share.windows)),
     )
 
 
-@pytest.mark.parametrize("images", [True, False])
-@pytest.mark.parametrize("run", [TOY, GROUPED], ids=["full heads", "grouped, tied, causal"])
-def test_every_product_of_a_packed_step_is_counted(run: RunConfig, images: bool, pool: WorkerPool) -> None:
-    batches = synthetic.batches(run, 2, seed=5, images=images)
+def added(works: list[Work]) -> Work:
+    """The work of several batches."""
+    return Work(*(sum(counts) for counts in zip(*map(astuple, works), strict=True)))
+
+
+def attention_of(flops: Flops) -> int:
+    """Operations of products of two activations."""
+    return sum(n for name, n in flops.by_term.items() if "attention" in name)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_every_product_of_a_packed_step_is_counted(name: str, pool: WorkerPool) -> None:
+    run = FAMILY[name]
+    batches = synthetic.batches(run, 2, seed=5)
     counted = pool.run(1, _count, run, batches)[0]
-    flops = expected(run, batches, sum(computed_pairs(b, run) for b in batches))
-    attention = sum(flops.by_term[name] for name in ATTENTION)
+    flops = step_flops(run.model, added([computed(batch, run) for batch in batches]))
     assert not counted.missed
-    assert counted.attention == attention
-    assert counted.linear == flops.total - attention
+    assert counted.attention == attention_of(flops)
+    assert counted.linear == flops.total - attention_of(flops)
     assert flops.total > 1.5 * flops.forward
+    if run.model.modality_experts != "none":
+        assert 0 < flops.by_term["visual.linear_fc1"] < flops.by_term["linear_fc1"]
+
+
+@pytest.mark.parametrize("name", ["early", "grouped, tied, causal"])
+def test_text_alone_is_counted_exactly(name: str, pool: WorkerPool) -> None:
+    run = FAMILY[name]
+    batches = synthetic.batches(run, 2, seed=5, images=False)
+    counted = pool.run(1, _count, run, batches)[0]
+    flops = step_flops(run.model, added([computed(batch, run) for batch in batches]))
+    assert (counted.linear + counted.attention, counted.attention) == (flops.total, attention_of(flops))
+
+
+@pytest.mark.parametrize("name", ["late", "NaViL", "late with windows"])
+def test_what_stands_in_for_absent_images_is_one_token(name: str, pool: WorkerPool) -> None:
+    """Of text alone the encoder sees the patches of one padding token, the visual experts one row."""
+    run = FAMILY[name]
+    [batch] = synthetic.batches(run, 1, seed=5, images=False)
+    counted = pool.run(1, _count, run, [batch])[0]
+    experts = int(run.model.modality_experts == "all")
+    text = computed(batch, run)
+    standing_in = replace(
+        text, patches=run.model.vision.shuffle**2, tokens=text.tokens + experts, visual_tokens=experts
+    )
+    flops = step_flops(run.model, standing_in)
+    assert (counted.linear, counted.attention) == (flops.total - attention_of(flops), attention_of(flops))
+    assert batch_flops(run.model, [batch]) < flops.total
+
+
+@pytest.mark.parametrize(
+    ("name", "rates"),
+    [
+        ("NaViL", TEXT_FROZEN),
+        ("NaViL", replace(TEXT_FROZEN, attention=1)),
+        ("late", RatesConfig(vision=0)),
+        ("late", RatesConfig(vision=0, connector=0, embeddings=0.1)),
+        ("early", RatesConfig(vision=0, ffn=0)),
+    ],
+    ids=["NaViL S1.1", "NaViL S1.2", "frozen encoder", "frozen encoder and connector", "frozen stem and MLP"],
+)
+def test_frozen_parts_are_counted_without_the_gradients_they_save(
+    name: str, rates: RatesConfig, pool: WorkerPool
+) -> None:
+    run = replace(FAMILY[name], optim=OptimConfig(rates=rates))
+    batches = synthetic.batches(run, 1, seed=5)
+    counted = pool.run(1, _count, run, batches)[0]
+    flops = step_flops(run.model, computed(batches[0], run), rates)
+    assert (counted.linear, counted.attention) == (flops.total - attention_of(flops), attention_of(flops))
+    assert flops.total < step_flops(run.model, computed(batches[0], run)).total
 
 
 def one_image_a_row(run: RunConfig, length: int) -> Batch:
     """Rows that are one document of one image each, so that no computed pair is hidden; every label supervised."""
     rows, tokens = run.data.microbatch, torch.ones(run.data.microbatch, length, dtype=torch.int64)
     side = run.data.image_size // run.model.vision.patch
-    blocks = torch.tensor([[row, 0, length] for row in range(rows)])
-    return Batch(
-        tokens=tokens,
-        labels=tokens,
-        loss_weight=tokens.float(),
-        positions=torch.arange(length).repeat(rows, 1),
-        document_starts=torch.tensor([[0, length]] * rows, dtype=torch.int32),
-        modality=tokens,
-        image_blocks=blocks,
-        patches=torch.zeros(rows * length, run.model.vision.patch_values),
-        grids=torch.tensor([[length // side, side]] * rows),
-        patch_targets=torch.arange(rows * length),
-        source=torch.zeros_like(tokens),
-        kind=torch.ones_like(tokens),
-        sample_ids=((),) * rows,
-    )
+    values = run.model.vision.patch_values
+    image = np.full(length, synthetic.SPECIAL["image"], dtype=np.int32)
+    patches = np.zeros((length, values), dtype=np.float32)
+    sample = Loaded("image", 1, 0, image, (patches,), (Grid(length // side, side),))
+    batch = collate([[sample]] * rows, length, synthetic.SPECIAL, values)
+    return replace(batch, labels=tokens, loss_weight=tokens.float())
 
 
 def test_where_no_pair_is_hidden_the_total_is_exact(pool: WorkerPool) -> None:
     batch = one_image_a_row(TOY, 64)
     counted = pool.run(1, _count, TOY, [batch])[0]
-    assert needed_pairs(batch, TOY) == computed_pairs(batch, TOY) == TOY.data.microbatch * 64**2
-    assert counted.linear + counted.attention == expected(TOY, [batch], needed_pairs(batch, TOY)).total
+    assert work(batch, TOY.model).attended_pairs == TOY.data.microbatch * 64**2
+    assert computed(batch, TOY).attended_pairs == TOY.data.microbatch * 64**2
+    assert counted.linear + counted.attention == batch_flops(TOY.model, [batch])
 
 
-def test_packed_rows_of_a_wider_model_are_within_a_percent(pool: WorkerPool) -> None:
+@pytest.mark.parametrize("name", FAMILY)
+def test_packed_rows_of_a_wider_model_are_within_a_percent(name: str, pool: WorkerPool) -> None:
     """Hidden pairs that are computed all the same cost little where documents are short against the width."""
-    model = replace(TOY.model, layers=1, width=384, ffn=1024)
-    run = replace(TOY, model=model, data=replace(TOY.data, sequence_length=192, microbatch=1))
+    toy = FAMILY[name]
+    vision = replace(toy.model.vision, width=192, heads=4, ffn=512)
+    groups = toy.model.query_groups and 4
+    model = replace(toy.model, layers=1, width=384, ffn=1024, query_groups=groups, vision=vision)
+    run = replace(toy, model=model, data=replace(toy.data, sequence_length=192, microbatch=1))
     batches = synthetic.batches(run, 1, seed=5)
     counted = pool.run(1, _count, run, batches)[0]
-    total = expected(run, batches, needed_pairs(batches[0], run)).total
-    assert counted.linear + counted.attention == pytest.approx(total, rel=0.01)
+    assert counted.linear + counted.attention == pytest.approx(batch_flops(model, batches), rel=0.01)

@@ -1,15 +1,16 @@
-"""Parameter counts of the real model, built on the meta device, equal the paper's table and our own accounting."""
+"""Parameter counts of the real model, built on the meta device, equal the papers' tables and our own accounting."""
 
 from dataclasses import replace
 
 import pytest
 
-from megatron_nmm.config import RunConfig
-from megatron_nmm.config.presets import EARLY_FUSION, early_fusion
+from megatron_nmm.config import ModelConfig, RunConfig, VisionConfig
+from megatron_nmm.config.presets import early_fusion, late_fusion, modality_aware, navil
 from megatron_nmm.models.accounting import parameters
+from megatron_nmm.models.parts import part_of
 from megatron_nmm.verify.workers import Place, WorkerPool
 
-PAPER = {
+EARLY = {
     "0.275b": 0.275,
     "0.464b": 0.464,
     "0.932b": 0.932,
@@ -19,6 +20,10 @@ PAPER = {
     "8.129b": 8.129,
 }
 """P1 Table 6 and its hold-out model, billions of decoder and embedding parameters."""
+LATE = {"1.748b": 1.748, "2.430b": 2.430}
+"""P1's late-fusion sizes that one way of counting meets to three decimals: encoder and decoder matrices, embeddings."""
+SMALL = ModelConfig(layers=2, width=64, heads=4, query_groups=2, ffn=96, vocabulary=128)
+ENCODER = VisionConfig(depth=3, width=48, heads=3, patch=4)
 
 
 def _count(place: Place, run: RunConfig) -> dict[str, int]:
@@ -36,21 +41,101 @@ def _count(place: Place, run: RunConfig) -> dict[str, int]:
     return {name: p.numel() for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("label", PAPER)
-def test_the_papers_sizes(label: str, pool: WorkerPool) -> None:
-    assert label in EARLY_FUSION
-    model = early_fusion(label)
-    counts = pool.run(1, _count, RunConfig(model=model))[0]
-    expected = parameters(model)
-    vision = sum(n for name, n in counts.items() if name.startswith("patch_stem"))
-    norms = sum(n for name, n in counts.items() if "norm" in name)
-    assert vision == expected.vision
-    assert norms == expected.norms
-    assert sum(counts.values()) == expected.total
-    assert round((sum(counts.values()) - vision - norms) / 1e9, 3) == PAPER[label]
-
-
-def test_grouped_queries_and_ties_count_too(pool: WorkerPool) -> None:
-    model = replace(early_fusion("0.275b"), query_groups=4, tie_embeddings=True, qk_norm=False)
-    counts = pool.run(1, _count, RunConfig(model=model))[0]
+def built(model: ModelConfig, pool: WorkerPool) -> dict[str, int]:
+    """Tensor -> values of the real model, which are also those of the table, part by part."""
+    counts: dict[str, int] = pool.run(1, _count, RunConfig(model=model))[0]
+    parts: dict[str, int] = {}
+    for name, count in counts.items():
+        parts[part_of(name)] = parts.get(part_of(name), 0) + count
+    assert parts == parameters(model).by_part
     assert sum(counts.values()) == parameters(model).total
+    return counts
+
+
+def billions(counts: dict[str, int], pattern: tuple[str, ...], without: tuple[str, ...] = ()) -> float:
+    """Values of the tensors whose names hold one of ``pattern`` and none of ``without``."""
+    chosen = [
+        n for name, n in counts.items() if any(p in name for p in pattern) and not any(w in name for w in without)
+    ]
+    return sum(chosen) / 1e9
+
+
+MATRICES = ("linear_qkv.weight", "linear_proj.weight", "linear_fc1.weight", "linear_fc2.weight")
+TABLES = ("word_embeddings", "output_layer")
+
+
+@pytest.mark.parametrize("label", EARLY)
+def test_early_fusion_to_three_decimals(label: str, pool: WorkerPool) -> None:
+    counts = built(early_fusion(label), pool)
+    assert round(billions(counts, MATRICES + TABLES), 3) == EARLY[label]
+    expected = parameters(early_fusion(label))
+    assert sum(n for name, n in counts.items() if name.startswith("patch_stem")) == expected.vision
+    assert sum(n for name, n in counts.items() if "norm" in name) == expected.norms
+
+
+@pytest.mark.parametrize("label", LATE)
+def test_late_fusion_to_three_decimals(label: str, pool: WorkerPool) -> None:
+    counts = built(late_fusion(label), pool)
+    assert round(billions(counts, MATRICES + TABLES), 3) == LATE[label]
+
+
+def test_modality_aware_mlp_doubles_the_mlps_alone(pool: WorkerPool) -> None:
+    dense, aware = built(early_fusion("0.275b"), pool), built(modality_aware("0.275b"), pool)
+    added = {name: n for name, n in aware.items() if name not in dense}
+    assert sum(added.values()) == sum(n for name, n in dense.items() if ".mlp." in name) == 24 * 3 * 800 * 2304
+    assert all(".mlp.visual." in name for name in added)
+
+
+@pytest.mark.parametrize(
+    ("label", "encoder", "language_model", "active", "total"),
+    [
+        # papers.md counts: 12 d w^2; InternLM2-1.8B and Qwen3-8B as published; both together; with visual experts.
+        ("2b", 12 * 24 * 1472**2, 1.889, 2.53, 4.04),
+        ("9b", 12 * 32 * 1792**2, 8.191, 9.47, 16.42),
+    ],
+)
+def test_navil(label: str, encoder: int, language_model: float, active: float, total: float, pool: WorkerPool) -> None:
+    counts, table = built(navil(label), pool), parameters(navil(label))
+    vision = {name: n for name, n in counts.items() if name.startswith("vision_encoder.block")}
+    assert sum(n for name, n in vision.items() if name.endswith(MATRICES)) == encoder == table.vision_matrices
+    text = billions(counts, ("decoder.", *TABLES), without=("visual",))
+    assert text == pytest.approx(language_model, abs=5e-4)
+    assert round(table.active / 1e9, 2) == active
+    assert round(sum(counts.values()) / 1e9, 2) == total
+    twins = {name: n for name, n in counts.items() if ".visual." in name}
+    assert {name.replace("visual.", ""): n for name, n in twins.items()} == {
+        name: n
+        for name, n in counts.items()
+        if name.startswith("decoder.layers") and "visual" not in name and not name.split(".")[3].endswith("layernorm")
+    }
+    assert sum(twins.values()) == table.visual_experts
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        replace(early_fusion("0.275b"), query_groups=4, tie_embeddings=True, qk_norm=False),
+        replace(SMALL, head_dim=32),
+        replace(SMALL, vision=ENCODER),
+        replace(SMALL, vision=replace(ENCODER, mlp="gelu", connector="mlp", qk_norm=False, final_norm=False)),
+        replace(SMALL, vision=replace(ENCODER, bias=True, layer_scale=0.1, connector="pixel_shuffle", ffn=40)),
+        replace(SMALL, vision=replace(ENCODER, mlp="gelu", bias=True, window=4, full_layers=(1,))),
+        replace(SMALL, modality_experts="all", special_embeddings=True, tie_embeddings=True),
+        replace(SMALL, modality_experts="all", qk_norm=False, head_dim=24),
+        replace(SMALL, modality_experts="ffn", special_embeddings=True, vision=ENCODER),
+    ],
+    ids=[
+        "grouped, tied",
+        "wide heads",
+        "late",
+        "gelu, mlp",
+        "biases, scales, shuffle",
+        "windows",
+        "experts",
+        "plain",
+        "ffn",
+    ],
+)
+def test_every_choice_counts(model: ModelConfig, pool: WorkerPool) -> None:
+    counts = built(model, pool)
+    assert all(counts.values())

@@ -5,11 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from megatron_nmm.config import ModelConfig, ParallelConfig, RunConfig
+from megatron_nmm.config import ModelConfig, OptimConfig, ParallelConfig, RatesConfig, RunConfig
 from megatron_nmm.errors import CheckpointError
 from megatron_nmm.models.build import build
+from megatron_nmm.models.parts import part_of
 from megatron_nmm.parallel import full_state
 from megatron_nmm.verify import compare, layouts
+from megatron_nmm.verify.layouts import Layout
 from megatron_nmm.verify.workers import Place, WorkerPool
 
 RUN = layouts.toy(RunConfig(model=ModelConfig(query_groups=8)))
@@ -75,3 +77,16 @@ def test_every_fault_is_named_and_nothing_is_changed(name: str, pool: WorkerPool
     assert unchanged
     assert "decoder.layers.1.mlp.linear_fc2.weight is missing" in message
     assert "decoder.layers.1.mlp.linear_fc1.weight has shape (7, 64), the model wants (192, 64)" in message
+
+
+@pytest.mark.parametrize("name", ["TP2+SP", "PP2"])
+def test_gradients_of_frozen_parameters_are_left_out(name: str, pool: WorkerPool, state: compare.State) -> None:
+    """A recipe that freezes parts is compared by what it trains."""
+    frozen = RatesConfig(ffn=0.0, attention=0.0)
+    run = replace(RUN, optim=OptimConfig(rates=frozen))
+    layout = Layout(name, 2, LAYOUTS[name])
+    expected = compare.reference_step(pool, run, state)
+    result = compare.step(pool, replace(run, parallel=layout.parallel), layout, state)
+    comparison = compare.compare(expected, result, layout)
+    assert {part_of(key) for key in comparison.errors} == {"vision", "embeddings", "norms", "output"}
+    assert comparison.passes(1e-5), comparison.worst

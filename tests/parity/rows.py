@@ -6,8 +6,10 @@ import torch
 
 from megatron_nmm.data.batch import Batch
 
-PER_POSITION = ("tokens", "labels", "loss_weight", "positions", "modality", "source", "kind")
+PER_POSITION = ("tokens", "labels", "loss_weight", "positions", "modality", "context", "source", "kind")
 """Fields of shape [B, S]."""
+FLAT = ("patch_targets", "visual_index", "text_index", "special_positions")
+"""Fields of flat positions."""
 
 
 def join(batches: Sequence[Batch]) -> Batch:
@@ -20,11 +22,15 @@ def join(batches: Sequence[Batch]) -> Batch:
         for b in batches
     ]
     blocks = [b.image_blocks + torch.tensor([offset, 0, 0]) for b, offset in zip(batches, offsets, strict=True)]
-    targets = [b.patch_targets + offset * length for b, offset in zip(batches, offsets, strict=True)]
+    placed = {
+        name: torch.cat([getattr(b, name) + offset * length for b, offset in zip(batches, offsets, strict=True)])
+        for name in FLAT
+    }
+    whole = (*PER_POSITION, "patches", "grids", "special_rows")
     return Batch(
-        **{name: torch.cat([getattr(b, name) for b in batches]) for name in (*PER_POSITION, "patches", "grids")},
+        **{name: torch.cat([getattr(b, name) for b in batches]) for name in whole},
         document_starts=torch.cat(starts),
         image_blocks=torch.cat(blocks),
-        patch_targets=torch.cat(targets),
+        **placed,
         sample_ids=tuple(ids for b in batches for ids in b.sample_ids),
     )

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from megatron_nmm.config import ModelConfig, RunConfig
+from megatron_nmm.config import DataConfig, ModelConfig, RunConfig
 from megatron_nmm.verify import compare, layouts
 from megatron_nmm.verify.layouts import LAYOUTS, Layout
 from megatron_nmm.verify.workers import WorkerPool
@@ -13,15 +13,21 @@ TOLERANCE = 1e-5
 """Largest relative error in fp32, per tensor."""
 
 MODELS = {
-    "early fusion": ModelConfig(),
-    "grouped queries, tied, causal images": ModelConfig(query_groups=8, tie_embeddings=True, image_mask="causal"),
+    "early fusion": RunConfig(),
+    "grouped queries, tied, causal images": RunConfig(
+        model=ModelConfig(query_groups=8, tie_embeddings=True, image_mask="causal")
+    ),
+    "modality experts, special embeddings": RunConfig(
+        model=ModelConfig(modality_experts="all", query_groups=8, special_embeddings=True),
+        data=DataConfig(image_rule="native"),
+    ),
 }
 
 
 @pytest.fixture(scope="module", params=MODELS, ids=str)
 def reference(request: pytest.FixtureRequest, pool: WorkerPool) -> tuple[RunConfig, compare.State, compare.StepResult]:
     """A toy run, one full state and its step in one process."""
-    run = layouts.toy(RunConfig(model=MODELS[request.param]))
+    run = layouts.toy(MODELS[request.param])
     state = compare.initial_state(pool, run)
     return run, state, compare.reference_step(pool, run, state)
 

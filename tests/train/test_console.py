@@ -1,20 +1,34 @@
 """The console shows every step to a watcher, now and then a line to a log, and "-" where there is no value."""
 
 import io
+import math
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from megatron_nmm.train.console import Screen, intake_line, short, step_line, validation_line
+from megatron_nmm.train.collapse import Alarm
+from megatron_nmm.train.console import (
+    Screen,
+    alarm_line,
+    intake_line,
+    short,
+    step_line,
+    telemetry_line,
+    validation_line,
+)
 from megatron_nmm.train.metrics import Record
+from megatron_nmm.train.record import alarm_record, telemetry_record
+from tests.train.readings import HEALTHY, without
 
 
 def _record(step: int, finite: bool = True) -> Record:
     kinds = {"text": {"loss": None, "tokens": 0}, "caption": {"loss": 1.25, "tokens": 4}}
     numbers = {"tokens_per_second": 12_345.0, "image_tokens_per_second": 0.0, "flops_per_second": 5.5e12}
-    rest = {"memory_bytes": 2_000_000_000, "data_wait_share": 0.0031, "finite": finite}
+    rest: Record = {"memory_bytes": 2_000_000_000, "data_wait_share": 0.0031, "finite": finite}
     rest |= {"epochs": {"web": 1.25, "books": 0.5}, "samples": 1500, "replaced_samples": 0, "quarantined": 0}
-    return {"step": step, "loss": 1.25, "kinds": kinds, "learning_rate": 1.5e-3, "grad_norm": 0.5, **numbers, **rest}
+    step_values = {"event": "step", "step": step, "loss": 1.25, "kinds": kinds}
+    return {**step_values, "learning_rate": 1.5e-3, "grad_norm": 0.5, **numbers, **rest}
 
 
 def test_step_line() -> None:
@@ -40,6 +54,21 @@ def test_validation_line_names_kinds_only_when_they_say_more() -> None:
     assert "by kind text 0.5000" in validation_line({**same, "sources": {"web": part}})
 
 
+def test_telemetry_line_sets_the_visual_side_against_the_others() -> None:
+    assert telemetry_line(telemetry_record(40, HEALTHY, 1.0)) == (
+        "telemetry of step 40: gradients visual 0.87, others 0.87; updates / weights visual 0.001, others 0.001; "
+        "features visual / text 0.83 to 1.5"
+    )
+    text_only = replace(without(HEALTHY, "vision", "connector", "visual_ffn"), visual=(math.nan,) * 3)
+    line = telemetry_line(telemetry_record(40, text_only, 1.0))
+    assert "gradients others 0.87; updates / weights others 0.001; features visual / text - (no image" in line
+
+
+def test_alarm_line() -> None:
+    alarm = Alarm("no_update", "ffn", 0.0, 1e-3, "ffn stands still")
+    assert alarm_line(alarm_record(40, alarm, 1.0)) == "ALARM in step 40: ffn stands still"
+
+
 @pytest.mark.parametrize(("value", "text"), [(0.0, "0"), (999.0, "999"), (1e3, "1k"), (2.344e9, "2.34G")])
 def test_short(value: float, text: str) -> None:
     assert short(value) == text
@@ -52,6 +81,7 @@ def _run(terminal: bool, steps: int) -> str:
         screen.start(0)
         for step in range(1, steps + 1):
             screen.step(_record(step))
+            screen.telemetry(telemetry_record(step, HEALTHY, 1.0))
         screen.say("a remark in [brackets]")
     return out.getvalue()
 
@@ -59,11 +89,14 @@ def _run(terminal: bool, steps: int) -> str:
 def test_a_watcher_sees_every_step_and_a_bar() -> None:
     shown = _run(terminal=True, steps=5)
     assert all(f"step {step}/5  " in shown for step in range(1, 6))
+    assert all(f"telemetry of step {step}: " in shown for step in range(1, 6))
     assert "eta" in shown
 
 
 def test_a_log_gets_the_first_and_the_last_step_of_a_fast_run_and_all_remarks() -> None:
     lines = _run(terminal=False, steps=50).splitlines()
-    assert [line.split("  loss")[0] for line in lines[:2]] == ["step  1/50", "step 50/50"]
-    assert lines[1].endswith("eta 0:00:00")
-    assert lines[2:] == ["a remark in [brackets]"]
+    assert [line.split("  loss")[0].split(": ")[0] for line in lines[:4]] == [
+        *("step  1/50", "telemetry of step 1", "step 50/50", "telemetry of step 50"),
+    ]
+    assert lines[2].endswith("eta 0:00:00")
+    assert lines[4:] == ["a remark in [brackets]"]

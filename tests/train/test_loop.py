@@ -39,7 +39,7 @@ def test_due(every: int, steps: list[int]) -> None:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, pool: WorkerPool) -> RunConfig:
     """A run of six steps, done."""
-    run = tiny_run(tmp_path_factory.mktemp("finished"), journal=JournalConfig(tensorboard=True))
+    run = tiny_run(tmp_path_factory.mktemp("finished"), journal=JournalConfig(tensorboard=True, telemetry=3))
     pool.run(1, train_job, run)
     return run
 
@@ -48,8 +48,8 @@ def test_a_run_leaves_metrics_plot_config_and_checkpoints(finished: RunConfig) -
     folder = Path(finished.folder)
     lines = _lines(finished)
     assert [(r["event"], r["step"]) for r in lines] == [
-        *[("step", 1), ("step", 2), ("step", 3), ("validation", 3)],
-        *[("step", 4), ("step", 5), ("step", 6), ("validation", 6)],
+        *[("step", 1), ("step", 2), ("step", 3), ("telemetry", 3), ("validation", 3)],
+        *[("step", 4), ("step", 5), ("step", 6), ("telemetry", 6), ("validation", 6)],
     ]
     steps = [r for r in lines if r["event"] == "step"]
     assert [r["consumed_packs"] for r in steps] == [8, 16, 24, 32, 40, 48]
@@ -62,6 +62,7 @@ def test_a_run_leaves_metrics_plot_config_and_checkpoints(finished: RunConfig) -
         "step-00000006",
     ]
     assert (folder / "loss.png").stat().st_size > 10_000
+    assert (folder / "telemetry.png").stat().st_size > 10_000
     assert list((folder / "tensorboard").iterdir())
 
 

@@ -4,47 +4,82 @@ from dataclasses import replace
 
 import pytest
 
-from megatron_nmm.config import ParallelConfig, RunConfig
+from megatron_nmm.config import (
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    ParallelConfig,
+    RatesConfig,
+    RunConfig,
+    VisionConfig,
+)
+from megatron_nmm.config.presets import navil
+from megatron_nmm.config.schema import ImageMask
 from megatron_nmm.data.batch import Batch
-from megatron_nmm.models.accounting import attended_pairs, step_flops
-from megatron_nmm.train.meter import Meter, Reading, work
+from megatron_nmm.models.accounting import Work, attended_pairs, step_flops, window_pairs
+from megatron_nmm.train.meter import Meter, Reading, batch_flops, work
 from megatron_nmm.verify import layouts, synthetic
 from megatron_nmm.verify.workers import Place, WorkerPool
 
 RUN = layouts.toy(RunConfig())
+NATIVE = DataConfig(image_rule="native", multi_scale=True, augment=False)
+WINDOWED = layouts.toy(RunConfig(model=ModelConfig(vision=VisionConfig(depth=24, window=8, full_layers=(1,)))))
+NAVIL = layouts.toy(RunConfig(model=navil("2b"), data=NATIVE))
 
 
-def _pairs(batch: Batch, mask: str) -> int:
+def _pairs(batch: Batch, mask: ImageMask) -> int:
     """The table's own count, row by row."""
     total = 0
     for row in range(batch.rows):
         blocks = [(int(start), int(end)) for at, start, end in batch.image_blocks.tolist() if at == row]
         lengths = [int(length) for length in batch.document_starts[row].diff()]
-        total += attended_pairs(lengths, blocks, mask)  # type: ignore[arg-type]
+        total += attended_pairs(lengths, blocks, mask)
     return total
 
 
+@pytest.mark.parametrize("run", [RUN, WINDOWED, NAVIL], ids=["early", "windows", "NaViL"])
 @pytest.mark.parametrize("mask", ["bidirectional", "causal"])
 @pytest.mark.parametrize("images", [True, False])
-def test_work_of_a_batch(mask: str, images: bool) -> None:
-    for batch in synthetic.batches(RUN, 3, seed=5, images=images):
-        tokens, pairs, patches, supervised = work(batch, mask == "bidirectional").tolist()
-        assert tokens == batch.rows * batch.sequence_length
-        assert pairs == _pairs(batch, mask)
-        assert patches == (batch.modality == 1).sum()
-        assert supervised == batch.loss_weight.sum()
+def test_work_of_a_batch(run: RunConfig, mask: ImageMask, images: bool) -> None:
+    model = replace(run.model, image_mask=mask)
+    for batch in synthetic.batches(run, 3, seed=5, images=images):
+        views = [(int(rows), int(columns)) for rows, columns in batch.grids]
+        assert work(batch, model) == Work(
+            tokens=batch.rows * batch.sequence_length,
+            attended_pairs=_pairs(batch, mask),
+            logit_tokens=int(batch.loss_weight.sum()),
+            patches=int((batch.modality == 1).sum()) * model.vision.shuffle**2,
+            visual_tokens=int(
+                (batch.modality == 1).sum() + (batch.tokens == synthetic.SPECIAL["begin_of_image"]).sum()
+            ),
+            view_pairs=sum((rows * columns) ** 2 for rows, columns in views),
+            window_pairs=sum(window_pairs(*view, model.vision.window) for view in views),
+        )
+        assert bool(views) == images
 
 
-def test_rates_are_those_of_all_ranks(pool: WorkerPool) -> None:
-    batches = synthetic.batches(RUN, 4, seed=1)
-    tokens, pairs, patches, supervised = sum(work(batch, True) for batch in batches).tolist()  # type: ignore[union-attr]
+def test_flops_of_batches_are_the_sum_of_each() -> None:
+    batches = synthetic.batches(NAVIL, 2, seed=5)
+    rates = RatesConfig(vision=0)
+    each = [step_flops(NAVIL.model, work(batch, NAVIL.model), rates).total for batch in batches]
+    assert batch_flops(NAVIL.model, batches, rates) == sum(each) < batch_flops(NAVIL.model, batches)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [RUN, NAVIL, replace(NAVIL, optim=OptimConfig(rates=RatesConfig(vision=0, ffn=0)))],
+    ids=["early", "NaViL", "frozen"],
+)
+def test_rates_are_those_of_all_ranks(run: RunConfig, pool: WorkerPool) -> None:
+    batches = synthetic.batches(run, 4, seed=1)
+    tokens = sum(batch.tokens.numel() for batch in batches)
+    image_tokens = sum(int((batch.modality == 1).sum()) for batch in batches)
     for parallel in (ParallelConfig(), ParallelConfig(tensor=2)):
-        readings: list[Reading] = pool.run(2, _read, replace(RUN, parallel=parallel))
+        readings: list[Reading] = pool.run(2, _read, replace(run, parallel=parallel))
         for reading in readings:
             ratio = reading.flops_per_second / reading.tokens_per_second
-            expected = step_flops(RUN.model, int(tokens), int(pairs), int(patches), int(supervised)).total / tokens
-            assert ratio == pytest.approx(expected)
-            assert reading.image_tokens_per_second / reading.tokens_per_second == pytest.approx(patches / tokens)
+            assert ratio == pytest.approx(batch_flops(run.model, batches, run.optim.rates) / tokens)
+            assert reading.image_tokens_per_second / reading.tokens_per_second == pytest.approx(image_tokens / tokens)
             assert reading.data_wait_s == 1.5
             assert (reading.samples, reading.replaced) == (7, 1 if parallel.tensor == 1 else 0)
             assert reading.memory_bytes > 1 << 20

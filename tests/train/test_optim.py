@@ -7,12 +7,15 @@ import pytest
 import torch
 
 from megatron_nmm.config import OptimConfig, ParallelConfig, PrecisionConfig, RunConfig, ScheduleConfig
+from megatron_nmm.config.schema import RatesConfig
 from megatron_nmm.models.build import build
+from megatron_nmm.models.parts import part_of
 from megatron_nmm.parallel.schedule import forward_backward
 from megatron_nmm.parallel.world import World
 from megatron_nmm.train.optim import Optimizer, Update, parameter_groups, weight_decay
 from megatron_nmm.verify import layouts, synthetic
 from megatron_nmm.verify.workers import Place, WorkerPool
+from tests.train.stages import only
 
 
 def _run(dtype: str = "fp32", **changes: Any) -> RunConfig:
@@ -70,13 +73,51 @@ def _decay_only(place: Place, run: RunConfig) -> list[tuple[int, float]]:
         return [(param.dim(), float(param.detach().mean())) for param in model.parameters()]
 
 
-def test_every_trainable_parameter_is_in_one_group() -> None:
-    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4), torch.nn.Linear(4, 2, bias=False))
-    model[2].weight.requires_grad_(False)
-    decayed, others = parameter_groups(model)
-    assert [p.shape for p in decayed["params"]] == [(4, 3)]
-    assert len(others["params"]) == 3
-    assert (decayed["decay"], others["decay"]) == (True, False)
+def test_every_trainable_parameter_is_in_the_group_of_its_rate() -> None:
+    model = torch.nn.Module()
+    model.patch_stem = torch.nn.Linear(3, 4)
+    model.output_layer = torch.nn.Linear(4, 2, bias=False)
+    model.embedding = torch.nn.Linear(4, 2, bias=False)
+    model.embedding.weight.requires_grad_(False)
+    run = RunConfig(optim=OptimConfig(rates=only("vision", "output", rate=0.1)))
+    matrices, vectors = parameter_groups(model, run)
+    assert [tuple(param.shape) for param in matrices.pop("params")] == [(4, 3), (2, 4)]
+    assert [tuple(param.shape) for param in vectors.pop("params")] == [(4,)]
+    assert (matrices, vectors) == ({"rate": 0.1, "decay": True}, {"rate": 0.1, "decay": False})
+    mixed = parameter_groups(model, RunConfig(optim=OptimConfig(rates=RatesConfig(output=0.5))))
+    assert [(group["rate"], len(group["params"])) for group in mixed] == [(1.0, 1), (1.0, 1), (0.5, 1), (0.5, 0)]
+
+
+def test_a_rate_of_a_tenth_moves_a_tenth_as_far(pool: WorkerPool) -> None:
+    """From the same gradients and decay; the first step of Adam, where moments are the gradients themselves."""
+    rates = RatesConfig(ffn=0.1, embeddings=0.1)
+    optim = OptimConfig(learning_rate=0.01, weight_decay=0.5)
+    (whole,) = pool.run(1, _first_move, _run(optim=optim))
+    (parts,) = pool.run(1, _first_move, _run(optim=replace(optim, rates=rates)))
+    assert {part_of(name) for name in whole} == {"vision", "embeddings", "attention", "ffn", "norms", "output"}
+    for name, move in whole.items():
+        assert move.abs().min() > 0.0
+        if getattr(rates, part_of(name)) == 1.0:
+            assert torch.equal(parts[name], move), name
+        else:
+            torch.testing.assert_close(parts[name], 0.1 * move, rtol=1e-6, atol=0.0)
+
+
+def _first_move(place: Place, run: RunConfig) -> dict[str, torch.Tensor]:
+    """How far step 1 moves every weight: from 0 by given gradients, and from 1 by decay alone."""
+    with place.world(run.parallel) as world:
+        model = build(run, world)
+        moves: dict[str, torch.Tensor] = {}
+        for begin in (0.0, 1.0):
+            optimizer = Optimizer(run, model, world)
+            for name, param in model.named_parameters():
+                param.data.fill_(begin)
+                param.main_grad.copy_(torch.full_like(param, 0.5 + len(name)) if begin == 0.0 else 0.0)
+            optimizer.step(1)
+            for name, param in model.named_parameters():
+                if begin == 0.0 or param.dim() > 1:
+                    moves[f"{name} from {begin:g}"] = param.detach().double() - begin
+        return moves
 
 
 def test_clipping_bounds_the_norm_that_adam_sees(pool: WorkerPool) -> None:

@@ -2,20 +2,26 @@
 
 from pathlib import Path
 
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from megatron_nmm.train.collapse import Alarm
 from megatron_nmm.train.metrics import Record
+from megatron_nmm.train.record import alarm_record, telemetry_record
 from megatron_nmm.train.tensorboard import Board, scalars
+from tests.train.readings import HEALTHY, without
 
 
 def _record(step: int, loss: float) -> Record:
     part = {"caption": {"loss": loss, "tokens": 1}, "text": {"loss": None, "tokens": 0}}
-    return {"event": "step", "step": step, "loss": loss, "kinds": part, "sources": {}, "learning_rate": 1e-3}
+    losses = {"loss": loss, "contexts": {"image": part["caption"]}, "kinds": part, "sources": {}}
+    return {"event": "step", "step": step, **losses, "learning_rate": 1e-3}
 
 
 def test_tags() -> None:
     assert scalars(_record(1, 2.0)) == {
         "train/loss": 2.0,
+        "train/context/image": 2.0,
         "train/kind/caption": 2.0,
         "optimizer/learning_rate": 1e-3,
     }
@@ -28,6 +34,17 @@ def test_tags() -> None:
             "data/quarantined_samples": 2,
         }.items()
     )
+
+
+def test_tags_of_telemetry_and_alarms() -> None:
+    tags = scalars(telemetry_record(4, without(HEALTHY, "norms"), 1.0))
+    assert tags["telemetry/gradient/vision"] == 0.5 and tags["telemetry/weight/ffn"] == 10.0
+    assert tags["telemetry/update_share/vision"] == pytest.approx(1e-3)
+    assert tags["telemetry/features/ratio/layer_003"] == pytest.approx(2.5 / 3.0)
+    assert tags["telemetry/visual_share_of_gradient"] == pytest.approx((3 / 5) ** 0.5)
+    assert "telemetry/gradient/norms" not in tags
+    alarm = Alarm("no_update", "ffn", 0.0, 1e-3, "ffn stands still")
+    assert scalars(alarm_record(4, alarm, 1.0)) == {"telemetry/alarm/no_update": 0.0}
 
 
 def test_a_resumed_run_shows_each_step_once(tmp_path: Path) -> None:

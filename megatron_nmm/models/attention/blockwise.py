@@ -23,7 +23,7 @@ class QueryBlock:
     keys: int
     """Keys 0 .. keys - 1 are visible to at least one query of the block."""
     hidden: torch.Tensor
-    """[n or 1, 1, rows, keys - first] bool, True where a query may not attend."""
+    """[n or 1, 1, rows or 1, keys - first] bool, True where a query may not attend."""
     first: int
     """Key at which ``hidden`` begins; all keys before it are visible to every query of the block."""
 
@@ -41,6 +41,15 @@ def query_blocks(length: int, visible: torch.Tensor | None) -> tuple[QueryBlock,
             keys = int(seen.max()) + 1
             blocks.append(QueryBlock(rows, keys, ~visible[:, :, rows, :keys], 0))
     return tuple(blocks)
+
+
+def full_blocks(length: int, inside: torch.Tensor) -> tuple[QueryBlock, ...]:
+    """Blocks of a bucket of bidirectional documents; ``inside`` [n, L] is False on padding after a document's end."""
+    first = int(inside.all(0).sum())
+    hidden = ~inside[:, None, None, first:]
+    return tuple(
+        QueryBlock(slice(start, min(start + BLOCK, length)), length, hidden, first) for start in range(0, length, BLOCK)
+    )
 
 
 def attention(

@@ -16,6 +16,7 @@ from megatron_nmm.data.batch import Batch
 from megatron_nmm.device.protocol import AttentionBackend
 from megatron_nmm.models.attention import flex, per_document
 from megatron_nmm.models.attention.layout import PackedLayout
+from megatron_nmm.models.experts.routing import Routing
 from megatron_nmm.models.rope import Rotation, rotate
 
 BACKENDS: dict[AttentionBackend, ModuleType] = {"per_document": per_document, "flex": flex}
@@ -24,11 +25,15 @@ BACKENDS: dict[AttentionBackend, ModuleType] = {"per_document": per_document, "f
 
 @dataclass(frozen=True)
 class AttentionPlan:
-    """Everything attention needs to know about one microbatch."""
+    """Everything a layer needs to know about one microbatch."""
 
     rotation: Rotation
     prepared: Any
     backend: AttentionBackend
+    routing: Routing | None = None
+    """Which rows are whose, for layers with modality experts; None where there is one modality only."""
+    windows: Any = None
+    """What ``prepared`` is, for layers that attend within windows (WindowAttention)."""
     qkv_format: str = "thd"
     cu_seqlens_q: None = None
     cu_seqlens_kv: None = None
@@ -43,7 +48,7 @@ class AttentionPlan:
         """Work the plan of ``batch`` out on the host."""
         layout = PackedLayout.of(batch, model.image_mask)
         rotation = Rotation.at(batch.positions.reshape(-1), model.head_width, model.rope_base, device, dtype)
-        return AttentionPlan(rotation, BACKENDS[backend].prepare(layout, device), backend)
+        return AttentionPlan(rotation, BACKENDS[backend].prepare(layout, device), backend, Routing.of(batch, device))
 
 
 class PackedAttention(torch.nn.Module):
@@ -66,5 +71,17 @@ class PackedAttention(torch.nn.Module):
         """[T, H, D], [T, G, D] twice -> [T, H * D] for this rank's heads."""
         plan = packed_seq_params
         query, key = rotate(query_THD, plan.rotation), rotate(key_TGD, plan.rotation)
-        out: torch.Tensor = BACKENDS[plan.backend].attend(query, key, value_TGD, plan.prepared, self.scale)
+        out: torch.Tensor = BACKENDS[plan.backend].attend(query, key, value_TGD, self.prepared(plan), self.scale)
         return out
+
+    def prepared(self, plan: AttentionPlan) -> Any:
+        """Who may attend to whom in this layer."""
+        return plan.prepared
+
+
+class WindowAttention(PackedAttention):
+    """The same within the windows of the plan."""
+
+    def prepared(self, plan: AttentionPlan) -> Any:
+        """The windows in place of the documents."""
+        return plan.windows

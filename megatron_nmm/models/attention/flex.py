@@ -1,17 +1,21 @@
 """Packed attention for GPUs: FlexAttention with a mask of documents and image blocks.
 
-The block mask is computed on the device from two index vectors, so nothing of size T x T is ever stored, and blocks
-of 128 x 128 that no rule allows are skipped: cost follows the documents, not T^2.
+The block mask is computed on the device from two index vectors, and blocks of 128 x 128 that no rule allows are
+skipped: cost follows the documents, not T^2. For bidirectional documents the host knows every block beforehand.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from megatron_nmm.models.attention.layout import PackedLayout
+
+BLOCK = 128
+"""Side of a block of the mask: FlexAttention's default."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,36 @@ def prepare(layout: PackedLayout, device: torch.device) -> FlexMask:
     """Build the block mask of ``layout`` on ``device``; done once a microbatch, shared by every layer."""
     document = torch.from_numpy(layout.document_of()).to(device, non_blocking=True)
     block = torch.from_numpy(layout.block_of()).to(device, non_blocking=True)
-    tokens = layout.tokens
-    block_mask = create_block_mask(mask_rule(document, block), None, None, tokens, tokens, device=str(device))
-    # Uncompiled FlexAttention materialises T x T scores; on a GPU the compiled kernel is the point of using it.
-    kernel = flex_attention if device.type == "cpu" else torch.compile(flex_attention, dynamic=False)
-    return FlexMask(block_mask, kernel)
+    tokens, rule = layout.tokens, mask_rule(document, block)
+    if layout.causal:
+        block_mask = create_block_mask(rule, None, None, tokens, tokens, device=str(device))
+    else:
+        block_mask = full_block_mask(layout, rule, device)
+    # Uncompiled FlexAttention materialises T x T scores; on a GPU the compiled kernel is the point of using it. Rows of
+    # a decoder are all of one length; those of an encoder differ, and must not compile anew each time.
+    compiled = torch.compile(flex_attention, dynamic=not layout.causal) if device.type != "cpu" else flex_attention
+    return FlexMask(block_mask, compiled)
+
+
+def full_block_mask(layout: PackedLayout, rule: Callable[..., torch.Tensor], device: torch.device) -> BlockMask:
+    """What ``create_block_mask`` finds for bidirectional documents, without its T x T mask: tens of thousands of
+    patches, other ones every microbatch, would fill gigabytes with it."""
+    document, tokens = layout.document_of(), layout.tokens
+    starts = np.arange(0, tokens, BLOCK)
+    first, last = document[starts], document[np.minimum(starts + BLOCK, tokens) - 1]
+    seen = torch.from_numpy((first[:, None] <= last[None, :]) & (first[None, :] <= last[:, None]))
+    whole = (first == last) & (starts + BLOCK <= tokens)
+    full = torch.from_numpy(whole[:, None] & whole[None, :] & (first[:, None] == first[None, :]))
+    return BlockMask.from_kv_blocks(
+        *_listed(seen & ~full, device), *_listed(full, device), BLOCK, rule, seq_lengths=(tokens, tokens)
+    )
+
+
+def _listed(blocks: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """[n, n] bool -> how many blocks each row of blocks has, and their indices, in FlexAttention's shapes."""
+    count = blocks.sum(1, dtype=torch.int32)[None, None]
+    index = torch.argsort(blocks.int(), dim=1, descending=True, stable=True).to(torch.int32)[None, None]
+    return count.to(device, non_blocking=True), index.to(device, non_blocking=True)
 
 
 def attend(

@@ -1,9 +1,11 @@
 """Who may attend to whom in packed rows, as host-side facts.
 
 T is the flat length B * S of a microbatch: rows are laid end to end, because attention never crosses a document and
-positions restart with each. The mask has two rules (P1 section 2, NaViL section 3):
+positions restart with each. The mask of the decoder has two rules (P1 section 2, NaViL section 3):
 
     attend(i, j) = same document and (j <= i  or  (bidirectional and i, j in the same image block))
+
+In a vision encoder a document is a view of an image, or a window of one, and all of it sees all of it.
 """
 
 from dataclasses import dataclass
@@ -28,6 +30,13 @@ class PackedLayout:
     """[D] tokens of each document, none 0; they sum to T."""
     blocks: Ints
     """[I, 2] start and end (exclusive) of each bidirectional image block; empty when images are causal."""
+    causal: bool = True
+    """False: documents are bidirectional as a whole, and there are no blocks."""
+
+    @staticmethod
+    def full(lengths: Ints) -> "PackedLayout":
+        """Bidirectional documents of these lengths, none 0, end to end."""
+        return PackedLayout(np.cumsum(lengths) - lengths, lengths, np.zeros((0, 2), dtype=np.int64), causal=False)
 
     @staticmethod
     def of(batch: Batch, image_mask: ImageMask) -> "PackedLayout":
@@ -55,6 +64,8 @@ class PackedLayout:
 
     def block_of(self) -> Ints:
         """[T] index of each position's bidirectional block, -1 where there is none."""
+        if not self.causal:
+            return self.document_of()
         owner = np.full(self.tokens, -1, dtype=np.int64)
         if len(self.blocks):
             widths = self.blocks[:, 1] - self.blocks[:, 0]

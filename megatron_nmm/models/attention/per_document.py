@@ -4,7 +4,7 @@ Cost grows with the sum of squares of document lengths, not with T^2. Documents 
 (rounded up to ``GRAIN``, so that at most GRAIN - 1 positions of a document are wasted). All tokens are brought into
 bucket order by one row gather, every bucket is one call of blockwise.attention over [documents, heads, length, width],
 and one gather brings the results back. Text-only documents are causal squares; documents with bidirectional image
-blocks carry a boolean mask of length x length each.
+blocks carry a boolean mask of length x length each; bidirectional documents only hide their padding.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from megatron_nmm.models.attention.blockwise import QueryBlock, attention, query_blocks
+from megatron_nmm.models.attention.blockwise import QueryBlock, attention, full_blocks, query_blocks
 from megatron_nmm.models.attention.layout import Ints, PackedLayout
 
 GRAIN = 8
@@ -58,7 +58,8 @@ def prepare(layout: PackedLayout, device: torch.device) -> Buckets:
         has_block[np.searchsorted(layout.document_starts, layout.blocks[:, 0], side="right") - 1] = True
     count, length = len(layout.document_lengths), int(layout.document_lengths[0])
     if (layout.document_lengths == length).all() and not has_block.any():
-        return Buckets(None, (Bucket(count, length, query_blocks(length, None)),))
+        whole = np.ones((1, length), dtype=bool)
+        return Buckets(None, (Bucket(count, length, _blocks(layout, None, whole, length)),))
     rounded = -(-layout.document_lengths // GRAIN) * GRAIN
     block_of = layout.block_of()
     buckets, slots, real = [], [], []
@@ -66,7 +67,7 @@ def prepare(layout: PackedLayout, device: torch.device) -> Buckets:
         chosen = np.flatnonzero((rounded == length) & (has_block == masked))
         index, inside = _places(layout, chosen, length)
         mask = _mask(block_of, index, inside) if masked else None
-        buckets.append(Bucket(len(chosen), length, query_blocks(length, mask)))
+        buckets.append(Bucket(len(chosen), length, _blocks(layout, mask, inside, length)))
         slots.append(index.reshape(-1))
         real.append(inside.reshape(-1))
     return Buckets(_order(np.concatenate(slots), np.concatenate(real)), tuple(buckets))
@@ -77,6 +78,11 @@ def _places(layout: PackedLayout, chosen: Ints, length: int) -> tuple[Ints, np.n
     offset = np.arange(length)
     inside = offset[None, :] < layout.document_lengths[chosen][:, None]
     return layout.document_starts[chosen][:, None] + np.where(inside, offset[None, :], 0), inside
+
+
+def _blocks(layout: PackedLayout, mask: torch.Tensor | None, inside: np.ndarray, length: int) -> tuple[QueryBlock, ...]:
+    """How the kernel cuts a bucket; ``inside`` [n, L] marks tokens, ``mask`` is that of image blocks."""
+    return query_blocks(length, mask) if layout.causal else full_blocks(length, torch.from_numpy(inside))
 
 
 def _mask(block_of: Ints, index: Ints, inside: np.ndarray) -> torch.Tensor:

@@ -1,0 +1,52 @@
+"""NaViL's vision encoder, its connector and its special embeddings, as its released code names them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from megatron_nmm.checkpoint.rows import Filter, FusedQKV, Row, Same
+from megatron_nmm.config import ModelConfig, VisionConfig
+from megatron_nmm.config.hf_vision import WHOLE, takes_connector, takes_special_embeddings
+
+OURS = "vision_encoder."
+CONNECTOR = {"norm": "mlp1.0", "fc1": "mlp1.1", "fc2": "mlp1.3"}
+
+
+def rows(model: ModelConfig, raw: Mapping[str, Any]) -> tuple[Row, ...]:
+    """What a folder with the config.json ``raw`` gives a model of this shape: the encoder, and what else fits it."""
+    theirs = "vision_model." if raw["model_type"] == WHOLE else ""
+    found = encoder(model.vision, theirs)
+    if takes_connector(raw, model):
+        for ours, source in CONNECTOR.items():
+            found += _affine(f"{OURS}connector.{ours}", source)
+    if model.special_embeddings and takes_special_embeddings(raw, model):
+        found.append(Same("special_embedding.weight", "special_token_embedding.weight"))
+    return tuple(found)
+
+
+def encoder(vision: VisionConfig, theirs: str) -> list[Row]:
+    """The transformer and its patch stem; names of theirs begin with ``theirs``."""
+    stem, patches = f"{OURS}patch_stem.linear", f"{theirs}embeddings.patch_embedding"
+    found: list[Row] = [
+        Filter(f"{stem}.weight", f"{patches}.weight", vision.channels, vision.patch),
+        Same(f"{stem}.bias", f"{patches}.bias"),
+    ]
+    for layer in range(vision.depth):
+        found += _layer(vision, f"{OURS}block.layers.{layer}.", f"{theirs}encoder.layers.{layer}.")
+    return found
+
+
+def _layer(vision: VisionConfig, ours: str, theirs: str) -> list[Row]:
+    return [
+        Same(f"{ours}input_layernorm.weight", f"{theirs}norm1.weight"),
+        FusedQKV(f"{ours}self_attention.linear_qkv.weight", f"{theirs}attn.qkv.weight", vision.heads),
+        *_affine(f"{ours}self_attention.linear_proj", f"{theirs}attn.proj"),
+        Same(f"{ours}self_attn_bda.weight", f"{theirs}ls1"),
+        Same(f"{ours}pre_mlp_layernorm.weight", f"{theirs}norm2.weight"),
+        *_affine(f"{ours}mlp.linear_fc1", f"{theirs}mlp.fc1"),
+        *_affine(f"{ours}mlp.linear_fc2", f"{theirs}mlp.fc2"),
+        Same(f"{ours}mlp_bda.weight", f"{theirs}ls2"),
+    ]
+
+
+def _affine(ours: str, theirs: str) -> list[Row]:
+    return [Same(f"{ours}.{part}", f"{theirs}.{part}") for part in ("weight", "bias")]

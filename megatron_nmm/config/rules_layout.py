@@ -1,0 +1,176 @@
+"""Relations between the shape of the decoder and the way it is spread over processes."""
+
+import math
+from collections.abc import Iterator
+
+from megatron_nmm.config.fault import WORLD, Fault, around, divisors, multiples_around, use
+from megatron_nmm.config.schema import ModelConfig, RunConfig
+
+
+def heads_split_width(run: RunConfig, world_size: int) -> Iterator[Fault]:
+    """Heads share the width evenly or have a width of their own, and RoPE turns the numbers of a head in pairs."""
+    model = run.model
+    if model.head_dim is not None:
+        if model.head_dim % 2:
+            fact = f"model.head_dim {model.head_dim} is odd, and RoPE turns pairs"
+            yield Fault("model.head_dim", fact, use(("model.head_dim", model.head_dim, _even_around(model.head_dim))))
+        return
+    if model.width % model.heads:
+        fact = f"model.width {model.width} is not divisible by model.heads {model.heads}"
+    elif model.head_width % 2:
+        fact = (
+            f"the head width {model.head_width} (model.width {model.width} / model.heads {model.heads}) is odd, "
+            "and RoPE turns pairs"
+        )
+    else:
+        return
+    widths = multiples_around(model.width, 2 * model.heads)
+    heads = around(model.heads, _legal_heads(run))
+    yield Fault("model.heads", fact, use(("model.heads", model.heads, heads), ("model.width", model.width, widths)))
+
+
+def groups_split_heads(run: RunConfig, world_size: int) -> Iterator[Fault]:
+    """Every key/value head serves the same number of attention heads."""
+    model, tensor = run.model, run.parallel.tensor
+    if model.query_groups is not None and model.heads % model.query_groups:
+        fact = f"model.heads {model.heads} is not divisible by model.query_groups {model.query_groups}"
+        legal = [d for d in divisors(model.heads) if d % tensor == 0] or divisors(model.heads)
+        yield Fault("model.query_groups", fact, use(("model.query_groups", model.query_groups, legal)))
+
+
+def tensor_splits_model(run: RunConfig, world_size: int) -> Iterator[Fault]:
+    """Every split dimension is divisible by the tensor-parallel size."""
+    model, tensor = run.model, run.parallel.tensor
+    legal = divisors(_tensor_unit(model))
+    resized = {
+        "model.heads": around(model.heads, [h for h in _legal_heads(run) if h % tensor == 0]),
+        "model.query_groups": around(model.kv_heads, [d for d in divisors(model.heads) if d % tensor == 0]),
+        "model.ffn": multiples_around(model.ffn_width, tensor),
+        # Only up: the table must keep a row for every piece of the tokenizer.
+        "model.vocabulary": multiples_around(model.vocabulary, tensor)[-1:],
+    }
+    for key, size in _split_sizes(model).items():
+        if size % tensor:
+            yield Fault(
+                key,
+                f"{key} {size} is not divisible by parallel.tensor {tensor}",
+                use(("parallel.tensor", tensor, legal), (key, size, resized[key])),
+            )
+
+
+def stages_hold_layers(run: RunConfig, world_size: int) -> Iterator[Fault]:
+    """Planned or given, the stages hold every layer of the decoder, and none between the first and the last is empty.
+
+    The first stage also has the embeddings and the image part, the last one the output layer.
+    """
+    layers, stages, given = run.model.layers, run.parallel.pipeline, run.parallel.stage_layers
+    told = f"parallel.stage_layers {list(given)}"
+    planned = ("parallel.stage_layers", 0, "[]")
+    if not given:
+        if layers < stages:
+            fact = f"model.layers {layers} is fewer than parallel.pipeline {stages}, and every stage needs a layer"
+            remedy = use(("parallel.pipeline", stages, [layers]), ("model.layers", layers, [stages]))
+            yield Fault("parallel.pipeline", fact, remedy)
+    elif len(given) != stages:
+        fact = f"{told} is for {len(given)} pipeline stages, and parallel.pipeline is {stages}"
+        yield Fault("parallel.stage_layers", fact, use(planned, ("parallel.pipeline", stages, [len(given)])))
+    elif sum(given) != layers:
+        fact = f"{told} holds {sum(given)} layers, and model.layers is {layers}"
+        yield Fault("parallel.stage_layers", fact, use(planned, ("model.layers", layers, [sum(given) or 1])))
+    elif 0 in given[1:-1]:
+        fact = f"{told} leaves a stage between the first and the last one without a layer"
+        yield Fault("parallel.stage_layers", fact, use(planned))
+
+
+def world_holds_layout(run: RunConfig, world_size: int) -> Iterator[Fault]:
+    """The processes divide into whole copies of the model."""
+    tensor, stages = run.parallel.tensor, run.parallel.pipeline
+    if world_size % (tensor * stages):
+        of_world = divisors(world_size)
+        tensors = [t for t in divisors(_tensor_unit(run.model)) if t * stages in of_world]
+        fixed = run.parallel.stage_layers
+        pipelines = [p for p in of_world if p * tensor in of_world and p <= run.model.layers and not fixed]
+        yield Fault(
+            WORLD,
+            f"the world size {world_size} is not divisible by parallel.tensor {tensor} x parallel.pipeline {stages} "
+            f"= {tensor * stages} processes for one copy of the model",
+            use(
+                ("a world size of", world_size, multiples_around(world_size, tensor * stages)),
+                ("parallel.tensor", tensor, tensors),
+                ("parallel.pipeline", stages, pipelines),
+            ),
+        )
+
+
+def sequence_parallel_splits_rows(run: RunConfig, world_size: int) -> Iterator[Fault]:
+    """Sequence parallelism spreads the tokens of a microbatch evenly over a tensor group of at least two."""
+    data, tensor = run.data, run.parallel.tensor
+    if not run.parallel.sequence:
+        return
+    if tensor == 1:
+        yield Fault(
+            "parallel.sequence",
+            "parallel.sequence true splits tokens over the tensor group, and parallel.tensor is 1",
+            use(("parallel.tensor", tensor, divisors(_tensor_unit(run.model))), ("parallel.sequence", True, "false")),
+        )
+    elif data.microbatch * data.sequence_length % tensor:
+        unit = tensor // math.gcd(tensor, data.microbatch)
+        tokens = data.microbatch * data.sequence_length
+        yield Fault(
+            "data.sequence_length",
+            f"data.microbatch {data.microbatch} x data.sequence_length {data.sequence_length} = {tokens} tokens are "
+            f"not divisible by parallel.tensor {tensor}, as parallel.sequence needs",
+            use(
+                ("data.sequence_length", data.sequence_length, multiples_around(data.sequence_length, unit)),
+                ("parallel.sequence", True, "false"),
+            ),
+        )
+
+
+def batch_divides(run: RunConfig, world_size: int) -> Iterator[Fault]:
+    """A step is a whole number of microbatches on every data-parallel rank."""
+    data, data_size = run.data, _data_size(run, world_size)
+    if data_size and data.global_batch % (data.microbatch * data_size):
+        unit = data.microbatch * data_size
+        smaller = [] if data.global_batch % data_size else divisors(data.global_batch // data_size)
+        yield Fault(
+            "data.global_batch",
+            f"data.global_batch {data.global_batch} is not divisible by data.microbatch {data.microbatch} x data "
+            f"parallel size {data_size} = {unit}",
+            use(
+                ("data.global_batch", data.global_batch, multiples_around(data.global_batch, unit)),
+                ("data.microbatch", data.microbatch, around(data.microbatch, smaller)),
+            ),
+        )
+
+
+def _data_size(run: RunConfig, world_size: int) -> int | None:
+    """Data-parallel size; None when the world does not divide into whole copies of the model."""
+    copy = run.parallel.tensor * run.parallel.pipeline
+    return None if world_size % copy else world_size // copy
+
+
+def _split_sizes(model: ModelConfig) -> dict[str, int]:
+    """Every dimension that the tensor group splits, by key."""
+    groups = {} if model.query_groups is None else {"model.query_groups": model.query_groups}
+    sizes = {"model.heads": model.heads, "model.ffn": model.ffn_width, "model.vocabulary": model.vocabulary}
+    return sizes | groups
+
+
+def _tensor_unit(model: ModelConfig) -> int:
+    """Greatest common divisor of every split dimension: its divisors are the legal tensor-parallel sizes."""
+    return math.gcd(*_split_sizes(model).values())
+
+
+def _legal_heads(run: RunConfig) -> list[int]:
+    """Head counts that divide the width into even heads and suit the key/value groups and the tensor group."""
+    model = run.model
+    unit = math.lcm(run.parallel.tensor, model.query_groups or 1)
+    if model.head_dim is not None:
+        return multiples_around(model.heads, unit)
+    return [h for h in divisors(model.width) if model.width // h % 2 == 0 and h % unit == 0]
+
+
+def _even_around(number: int) -> list[int]:
+    """The even numbers next to an odd one."""
+    return multiples_around(number, 2)

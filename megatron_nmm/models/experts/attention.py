@@ -1,0 +1,56 @@
+"""Self-attention whose projections and q/k-norms are two experts under one joint softmax (NaViL section 3).
+
+Text and visual rows are projected apart, attend together in sequence order, and are projected back apart.
+"""
+
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from megatron.core.transformer.attention import SelfAttention
+from megatron.core.transformer.identity_op import IdentityOp
+
+from megatron_nmm.models.experts.linear import LocalRowParallelLinear, enter_tensor_region, leave_tensor_region
+from megatron_nmm.models.experts.routing import Routed
+from megatron_nmm.models.experts.rows import join_rows, split_rows
+
+
+class ModalityProjection(Routed, LocalRowParallelLinear):
+    """The output projection of text rows, which sends visual rows through its twin's; one reduction for both.
+
+    megatron-core calls the projection inside ``Attention.forward``, hence the routing happens here and not around it.
+    """
+
+    def pair_with(self, visual: LocalRowParallelLinear) -> None:
+        """Send visual rows through ``visual``, which stays a module of its owner: a tuple registers nothing."""
+        self._visual = (visual,)
+
+    def forward(self, input_: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """[T, 1, heads * D / t] -> [T (/ t), 1, H], and no bias."""
+        text, visual = split_rows(input_, self.routing)
+        joined = join_rows(super().forward(text)[0], self._visual[0](visual)[0], self.routing)
+        return leave_tensor_region(joined, self.config, self.tp_group), None
+
+
+class ModalitySelfAttention(Routed, SelfAttention):
+    """megatron-core's SelfAttention for text rows, and in ``visual`` a second one for visual rows.
+
+    Only the projections and norms of ``visual`` run: rows of both meet in this module's core attention. The linear
+    layers in ``submodules`` must be those of models/experts/linear.py.
+    """
+
+    def __init__(self, config: Any, submodules: Any, *arguments: Any, **settings: Any) -> None:
+        """As megatron-core's SelfAttention, twice."""
+        super().__init__(config, replace(submodules, linear_proj=ModalityProjection), *arguments, **settings)
+        self.visual = SelfAttention(config, replace(submodules, core_attention=IdentityOp), *arguments, **settings)
+        cast(ModalityProjection, self.linear_proj).pair_with(self.visual.linear_proj)
+
+    def get_query_key_value_tensors(
+        self, hidden_states: torch.Tensor, *arguments: Any, **settings: Any
+    ) -> tuple[torch.Tensor, ...]:
+        """[T (/ t), 1, H] -> queries [T, 1, heads / t, D], keys and values [T, 1, groups / t, D] in sequence order."""
+        rows = enter_tensor_region(hidden_states, self.config, self.tp_group)
+        text, visual = split_rows(rows, self.routing)
+        of_text = super().get_query_key_value_tensors(text, *arguments, **settings)
+        of_visual = self.visual.get_query_key_value_tensors(visual, *arguments, **settings)
+        return tuple(join_rows(a, b, self.routing) for a, b in zip(of_text, of_visual, strict=True))

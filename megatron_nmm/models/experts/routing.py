@@ -1,0 +1,36 @@
+"""The two-way routing of a microbatch: which rows are text, which are visual, as one permutation and its way back.
+
+It is worked out from the batch on the host, so no layer inspects tokens or waits for the device.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from megatron_nmm.data.batch import Batch
+
+
+@dataclass(frozen=True)
+class Routing:
+    """T flat rows in modality order: first all text, then all visual ones, each in sequence order."""
+
+    order: torch.Tensor
+    """[T] flat position that each place in modality order reads."""
+    home: torch.Tensor
+    """[T] place in modality order that holds each flat position."""
+    text: int
+    """How many of the T rows are text."""
+
+    @staticmethod
+    def of(batch: Batch, device: torch.device) -> "Routing":
+        """The routing of ``batch``, with its index vectors on ``device``."""
+        order = torch.cat([batch.text_index, batch.visual_index])
+        home = torch.empty_like(order)
+        home[order] = torch.arange(len(order))
+        return Routing(order.to(device, non_blocking=True), home.to(device, non_blocking=True), len(batch.text_index))
+
+
+class Routed:
+    """A module with an expert for each modality; the layer that holds it sets ``routing`` for each microbatch."""
+
+    routing: Routing

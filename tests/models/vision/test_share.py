@@ -1,0 +1,101 @@
+"""Which patches a tensor rank takes, in what order, and that every token finds its way back."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from megatron_nmm.config.schema import ParallelConfig, VisionConfig
+from megatron_nmm.models.vision.grid import places, windows
+from megatron_nmm.models.vision.placement import Placement, placement
+from megatron_nmm.models.vision.share import shares, spread
+from tests.models.vision import plain
+
+GRIDS = [(2, 4), (6, 10), (4, 4), (2, 2), (8, 6)]
+
+
+def vision(window: int, shuffle: int) -> VisionConfig:
+    """Only what a share asks for."""
+    return VisionConfig(depth=1, window=window, connector="pixel_shuffle" if shuffle == 2 else "linear")
+
+
+@pytest.mark.parametrize("shuffle", [1, 2])
+@pytest.mark.parametrize("grid", GRIDS)
+def test_places_follow_the_merge_groups(grid: tuple[int, int], shuffle: int) -> None:
+    found = places(*grid, shuffle)
+    assert list(zip(found.rows.tolist(), found.columns.tolist(), strict=True)) == plain.places(*grid, shuffle)
+
+
+@pytest.mark.parametrize("shuffle", [1, 2])
+@pytest.mark.parametrize("window", [2, 4, 8])
+@pytest.mark.parametrize("grid", GRIDS)
+def test_windows_are_the_squares_of_the_grid(grid: tuple[int, int], window: int, shuffle: int) -> None:
+    found = windows(*grid, shuffle, window)
+    units = [(r // window, c // window) for r, c in plain.places(*grid, shuffle)][:: shuffle**2]
+    in_order = [units[group] for group in found.order]
+    squares = [(square, shuffle**2 * len(list(same))) for square, same in itertools.groupby(in_order)]
+    assert [square for square, _ in squares] == sorted(set(units))
+    assert found.lengths.tolist() == [length for _, length in squares]
+
+
+@pytest.mark.parametrize("window", [0, 4])
+@pytest.mark.parametrize("shuffle", [1, 2])
+@pytest.mark.parametrize(
+    ("placed", "ranks", "split"), [("tensor", 1, 1), ("tensor", 4, 4), ("data", 2, 1), ("data", 7, 1)]
+)
+def test_every_token_comes_home(placed: Placement, ranks: int, split: int, shuffle: int, window: int) -> None:
+    model, unit = vision(window, shuffle), shuffle**2
+    plans = [shares(GRIDS, model, placed, ranks, rank, split) for rank in range(ranks)]
+    handed = []
+    for plan in plans if placed == "data" else plans[:1]:
+        assert plan.mine.views.sum() == plan.mine.windows.sum() == len(plan.mine.rows) == plan.mine.length
+        assert plan.mine.length % (unit * split) == 0
+        first = np.full(plan.tokens, -1)
+        patches = plan.mine.patches.reshape(-1, unit)
+        assert (np.diff(patches, axis=1) == 1).all(), "a merge group is never cut"
+        first[: len(patches)] = patches[:, 0] // unit
+        handed.append(first)
+    every = np.concatenate(handed)
+    total = sum(rows * columns for rows, columns in GRIDS) // unit
+    for plan in plans:
+        assert every[plan.home].tolist() == list(range(total))
+
+
+@pytest.mark.parametrize(("placed", "split", "length"), [("tensor", 1, 4), ("tensor", 2, 8), ("data", 1, 4)])
+def test_without_images_one_unit_of_padding_stands_in(placed: Placement, split: int, length: int) -> None:
+    plan = shares([], vision(4, 2), placed, 2, 1, split)
+    assert plan.mine.views.tolist() == plan.mine.windows.tolist() == [length]
+    assert len(plan.mine.patches) == len(plan.home) == 0
+    assert plan.tokens == length // 4
+
+
+def test_views_go_to_the_rank_with_least_to_do_the_largest_first() -> None:
+    assert spread([5, 4, 3, 3, 3], 2) == [0, 1, 1, 0, 1]
+    assert spread([7], 3) == [0]
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        costs = generator.integers(1, 1000, 30).tolist()
+        owner = spread(costs, 4)
+        loads = [sum(cost for cost, rank in zip(costs, owner, strict=True) if rank == each) for each in range(4)]
+        # Each view went to the rank that was behind, so no rank is ahead of another by more than one view.
+        assert max(loads) - min(loads) <= max(costs)
+        assert max(loads) < 1.1 * sum(costs) / 4
+
+
+@pytest.mark.parametrize(
+    ("tensor", "asked", "heads", "expected"),
+    [
+        (1, "data", 3, "tensor"),
+        (2, "auto", 6, "tensor"),
+        (2, "auto", 23, "data"),
+        (2, "data", 6, "data"),
+        (4, "auto", 6, "data"),
+    ],
+)
+def test_placement(tensor: int, asked: str, heads: int, expected: Placement) -> None:
+    parallel = ParallelConfig(tensor=tensor, vision=asked)  # type: ignore[arg-type]
+    assert placement(VisionConfig(depth=1, heads=heads, width=64 * heads), parallel) == expected
+
+
+def test_an_mlp_that_does_not_divide_spreads_the_views_too() -> None:
+    assert placement(VisionConfig(depth=1, heads=4, ffn=1023), ParallelConfig(tensor=2)) == "data"
