@@ -24,7 +24,7 @@ ENCODER_RATE = 0.01
 def recipe() -> RunConfig:
     """Late fusion on handwritten digits: an encoder half as wide as the decoder and as deep, two processes."""
     run = digits()
-    vision = VisionConfig(depth=4, width=96, heads=4, connector="mlp", patch=run.model.vision.patch)
+    vision = VisionConfig(depth=4, width=96, heads=4, patch=run.model.vision.patch)
     return replace(
         run, name="late", folder="runs/late_fusion", model=replace(run.model, width=176, ffn=512, vision=vision)
     )

@@ -146,7 +146,7 @@ class ParallelConfig:
     """Decoder layers of each pipeline stage; none = planned so that stages cost alike, encoder and output included."""
     vision: VisionParallel = "auto"
     """How the tensor group shares the vision encoder: split its matrices (tensor), or keep them whole and spread the
-    images (data); auto = tensor where its heads divide."""
+    images (data); auto = tensor, but data where heads do not divide or the encoder is small and data sends less."""
     recompute: Literal["none", "full"] = "none"
     """Recompute layer activations in the backward pass."""
     time_limit_s: float = 600.0

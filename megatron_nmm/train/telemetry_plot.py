@@ -126,7 +126,10 @@ def _draw_depth(axes: Any, reading: Record) -> None:
 
 def _draw(axes: Any, points: Sequence[tuple[int, float]], label: str, colour: str) -> None:
     if points:
-        axes.plot(*zip(*thin(points, SMOOTHED_POINTS), strict=True), color=colour, linewidth=1.5, label=label)
+        dots = "o" if len(points) == 1 else ""  # one point makes no line
+        axes.plot(
+            *zip(*thin(points, SMOOTHED_POINTS), strict=True), dots + "-", color=colour, linewidth=1.5, label=label
+        )
 
 
 def _steps_of(alarms: Sequence[Record], rule: str) -> list[int]:

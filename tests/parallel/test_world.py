@@ -1,6 +1,7 @@
 """A rank's place in the job: ranks and groups of two layouts, agreements, and a rank that never comes."""
 
 import time
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -146,7 +147,10 @@ def _never_joined(place: Place) -> str:
         with place.world(ParallelConfig(time_limit_s=LIMIT_S)):
             return "joined"
     except RankTimeout as error:
-        return str(error)
+        # torch counts the group that came to nothing, and names the next one by that count: the ranks of a later job
+        # would look for each other under different names. Leaving a world of one's own starts the count anew.
+        with replace(place, size=1).world(ParallelConfig()):
+            return str(error)
 
 
 def test_a_rank_that_never_joins_is_a_clear_message(pool: WorkerPool) -> None:

@@ -81,7 +81,9 @@ def test_a_resumed_run_notes_nothing_twice(damaged: RunConfig, tmp_path: Path, p
         drawn = [{key: value for key, value in line.items() if key != "drawn"} for line in _lines(halves, name)]
         assert len(drawn) == len(_lines(whole, name))
     assert {line["sample"] for line in _lines(halves, quarantine.NAME)} == set(ROTTEN)
-    last, expected = (_lines(run, metrics.NAME)[-2] for run in (halves, whole))
+    last, expected = (
+        next(line for line in reversed(_lines(run, metrics.NAME)) if line["event"] == "step") for run in (halves, whole)
+    )
     for key in ("samples", "replaced_samples", "quarantined", "epochs"):
         assert last[key] == expected[key]
 

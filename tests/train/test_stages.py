@@ -47,7 +47,7 @@ def test_a_stage_begins_with_the_weights_of_the_one_before(tmp_path: Path, pool:
     assert _moved(kept["one"], kept["two"]) == {"vision", "attention", "norms"}
     assert [line for line in said if line.startswith("first weights from ")] and "continuing" not in " ".join(said)
     trains = next(line for line in said if line.startswith("trains "))
-    assert trains.startswith("trains vision 0.00 M, attention 0.01 M, norms 0.00 M; frozen: ffn 0.01 M, embeddings")
+    assert trains.startswith("trains vision 1.57 k, attention 8.22 k, norms 160; frozen: ffn 9.22 k, embeddings 10.2 k")
     assert "at random" not in trains
 
     (again, _) = pool.run(2, _told, two)

@@ -34,7 +34,7 @@ class VisionEncoder(MegatronModule):
     def __init__(self, run: RunConfig, config: Any, world: World) -> None:
         """``config`` is the decoder's TransformerConfig; it draws the connector's weights."""
         vision = run.model.vision
-        placed = placement(vision, run.parallel)
+        placed = placement(run)
         own = encoder_config(vision, config, placed)
         super().__init__(own)
         self.vision, self.placed, self.world = vision, placed, world

@@ -1,11 +1,12 @@
 """Which patches a tensor rank takes, in what order, and that every token finds its way back."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from megatron_nmm.config.schema import ParallelConfig, VisionConfig
+from megatron_nmm.config import DataConfig, ModelConfig, ParallelConfig, RunConfig, VisionConfig
 from megatron_nmm.models.vision.grid import places, windows
 from megatron_nmm.models.vision.placement import Placement, placement
 from megatron_nmm.models.vision.share import shares, spread
@@ -94,8 +95,21 @@ def test_views_go_to_the_rank_with_least_to_do_the_largest_first() -> None:
 )
 def test_placement(tensor: int, asked: str, heads: int, expected: Placement) -> None:
     parallel = ParallelConfig(tensor=tensor, vision=asked)  # type: ignore[arg-type]
-    assert placement(VisionConfig(depth=1, heads=heads, width=64 * heads), parallel) == expected
+    model = ModelConfig(vision=VisionConfig(depth=24, heads=heads, width=64 * heads))
+    assert placement(RunConfig(model=model, parallel=parallel)) == expected
 
 
 def test_an_mlp_that_does_not_divide_spreads_the_views_too() -> None:
-    assert placement(VisionConfig(depth=1, heads=4, ffn=1023), ParallelConfig(tensor=2)) == "data"
+    model = ModelConfig(vision=VisionConfig(depth=24, heads=4, ffn=1023))
+    assert placement(RunConfig(model=model, parallel=ParallelConfig(tensor=2))) == "data"
+
+
+def test_an_encoder_small_beside_its_decoder_is_spread_by_views() -> None:
+    """0.3 B beside 70 B over eight ranks: 1.8 GB of tokens and gradients a step, or 7.0 GB of features."""
+    vision = VisionConfig(depth=24, width=1024, heads=16, mlp="gelu", patch=14)
+    large = ModelConfig(layers=80, width=8192, heads=64, query_groups=8, ffn=28_672, vocabulary=128_256, vision=vision)
+    run = RunConfig(model=large, parallel=ParallelConfig(tensor=8), data=DataConfig(microbatch=8, sequence_length=8192))
+    assert placement(run) == "data"
+    assert placement(replace(run, data=replace(run.data, microbatch=1, sequence_length=1024))) == "tensor"
+    assert placement(replace(run, model=replace(large, layers=10))) == "tensor"
+    assert placement(replace(run, parallel=ParallelConfig(tensor=8, vision="tensor"))) == "tensor"
