@@ -1,0 +1,1 @@
+"""Expert rows back to tokens, weighted by the router's probabilities."""

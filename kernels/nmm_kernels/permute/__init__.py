@@ -1,0 +1,1 @@
+"""Token rows to expert order, and the way back for gradients."""
