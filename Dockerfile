@@ -18,6 +18,7 @@ COPY . .
 # what megatron-core needs, so they are set aside. The comparison at the end proves that nothing was replaced.
 RUN python -m pip list --format freeze | grep -iE "$KEEP" > /tmp/keep.txt \
     && PIP_CONSTRAINT='' python -m pip install --no-cache-dir --constraint /tmp/keep.txt --editable '.[examples]' \
+    && PIP_CONSTRAINT='' python -m pip install --no-cache-dir --no-deps --editable ./kernels \
     && python -m pip list --format freeze | grep -iE "$KEEP" | cmp - /tmp/keep.txt \
     && rm /tmp/keep.txt \
-    && python -c "import torch, megatron_nmm.config"
+    && python -c "import torch, nmm_kernels, megatron_nmm.config"

@@ -34,6 +34,7 @@ EXTRAS = {
     "images": ["simplejpeg>=1.7", "opencv-python-headless>=4.8"],  # JPEG decoding and resizing faster than Pillow's
     "dali": ["nvidia-dali-cuda130>=2.0"],  # image decoding on NVIDIA GPUs, and on CPUs
     "ray": ["ray[data]>=2.40"],  # tools/tokenise.py --executor ray
+    "kernels": [],  # nmm_kernels, which tools/setup_env.sh builds from kernels/ beside this file
     "bench": ["transformers>=5.0"],  # what tools/bench_train.py compares with
     "dev": [
         "pytest>=8",

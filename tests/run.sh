@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 trap 'exit 130' INT
 
 began=$SECONDS
-NMM_EXTRAS=examples,images,dali,ray,bench,dev source tools/setup_env.sh || exit 1
+NMM_EXTRAS=examples,images,dali,ray,bench,dev,kernels source tools/setup_env.sh || exit 1
 times="set-up $((SECONDS - began)) s"
 failed=""
 

@@ -2,7 +2,8 @@
 # Makes .venv at the repository root and installs megatron_nmm into it; does nothing when nothing changed.
 #
 #   source tools/setup_env.sh                            makes it and puts it first on PATH
-#   NMM_EXTRAS=examples,dev source tools/setup_env.sh    with these extras of setup.py (default: examples)
+#   NMM_EXTRAS=examples,dev source tools/setup_env.sh    with these extras of setup.py (default: examples); "kernels"
+#                                                        also builds kernels/, which sparse experts need
 #   PYTHON=/path/to/python3.12 source tools/setup_env.sh with this Python
 #
 # The work runs in a child process, so that no option, function or trap of it reaches the shell that sources this file.
@@ -197,6 +198,15 @@ pip_failed() {
     fail "$cause" "$(grep -E '^ *(ERROR|error):' "$LOG" | head -n 3)" "$remedy"
 }
 
+wants() { [[ ",$EXTRAS," == *",$1,"* ]]; }
+
+# After torch, whose headers the kernels are compiled against. Without a compiler the plain PyTorch versions serve.
+install_kernels() {
+    say "building nmm_kernels with the compilers that are here (about a minute where nvcc is one of them)"
+    "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --no-deps --editable "$ROOT/kernels" \
+        >>"$LOG" 2>&1 || pip_failed
+}
+
 install() {
     STARTED=$SECONDS
     "$VENV/bin/python" -c "$FORGET_INCOMPLETE" || fail "the packages in $VENV cannot be listed." "Delete it and run again."
@@ -205,6 +215,7 @@ install() {
     PIP_USER=0 PYTHONUNBUFFERED=1 "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input \
         --no-compile --constraint "$ROOT/constraints.txt" --editable "${ROOT}[$EXTRAS]" 2>&1 | tee "$LOG" | progress
     ((PIPESTATUS[0] == 0)) || pip_failed
+    wants kernels && install_kernels
     # megatron-core's sources draw syntax warnings when compiled; nobody should meet them in a first run.
     "$VENV/bin/python" -W ignore -m compileall -qq "$VENV"/lib/python*/site-packages/megatron
     say "ready after $((SECONDS - STARTED)) s"
@@ -212,7 +223,12 @@ install() {
 
 # --- is there anything to do ----------------------------------------------------------------------------------------
 
-wanted() { printf 'extras=%s\n' "$EXTRAS" && cat "$ROOT/setup.py" "$ROOT/constraints.txt"; }
+wanted() {
+    printf 'extras=%s\n' "$EXTRAS" && cat "$ROOT/setup.py" "$ROOT/constraints.txt"
+    wants kernels && find "$ROOT/kernels" \( -name '*.cu*' -o -name '*.cpp' -o -name '*.h' -o -name 'build.py' \
+        -o -name 'setup.py' \) -not -path '*/build/*' -exec cksum {} + | sort -k3
+    return 0
+}
 
 # Extras of the last complete set-up are kept, so that callers with different extras do not undo one another.
 resolve_extras() {

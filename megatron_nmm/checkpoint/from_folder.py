@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from megatron_nmm.checkpoint.agree import everywhere, on_main
+from megatron_nmm.checkpoint.grow import twin_shape
 from megatron_nmm.checkpoint.hf_folder import HFFolder
 from megatron_nmm.checkpoint.rows import Row
 from megatron_nmm.errors import CheckpointError
@@ -53,7 +54,8 @@ def require_fit(folder: HFFolder, filled: Mapping[str, Row], ignored: Collection
     found, used = [], set[str]()
     for name, row in filled.items():
         # What we would hand out is what must come in: the way back of a row, run on shapes alone.
-        expected = row.cut(torch.empty(shapes[name], device="meta"))
+        shape_of_row = shapes[name] if row.ours == name else twin_shape(name, shapes[name])
+        expected = row.cut(torch.empty(shape_of_row, device="meta"))
         for source, part in zip(row.theirs, expected, strict=True):
             shape = folder.shapes.get(source)
             if shape is None:
@@ -87,7 +89,13 @@ def _fill(folder: HFFolder, filled: Mapping[str, Row], model: torch.nn.Module) -
 
 
 def _copy(shard: torch.Tensor, whole: torch.Tensor, place: Sequence[slice]) -> None:
-    """The part of ``whole`` at ``place``; rows beyond its end (a padded vocabulary) are left as they are."""
+    """The part of ``whole`` at ``place``; rows beyond its end (a padded vocabulary) are left as they are.
+
+    A shard of several experts gets ``whole`` for each of them.
+    """
+    if shard.dim() > whole.dim():
+        shard.copy_(whole)
+        return
     first = place[0].start
     rows = whole[tuple(place)]
     assert first + len(rows) == min(first + len(shard), max(first, len(whole))), "only the end may lack"

@@ -1,7 +1,8 @@
 """What a model has and its source has not: which parts may be new, and where their first weights come from.
 
 Training goes in stages, and a later stage's model may have parts that an earlier one, or a language model, had not:
-modality experts begin as copies of the text weights, an encoder and its kin stay as they were drawn. A part is new as
+modality experts begin as copies of the text weights, sparse experts as copies of the MLP they take the place of, an
+encoder and its kin stay as they were drawn. A part is new as
 a whole or not at all: a source with some of its tensors is a source of another shape.
 """
 
@@ -18,17 +19,19 @@ class Part:
     """How the names of its tensors begin."""
     what: str
     """The part in a message."""
-    copies: bool
-    """True: copies of the text weights, whose names are the same without ".visual"; False: as drawn."""
+    copies: str = ""
+    """What its tensors begin as copies of; "" = they stay as drawn."""
 
 
 ENCODER = r"vision_encoder\."
 PARTS = (
-    Part(r"decoder\.layers\.\d+\.self_attention\.visual\.", "attention weights of visual experts", True),
-    Part(r"decoder\.layers\.\d+\.mlp\.visual\.", "MLPs of visual experts", True),
-    Part(ENCODER, "vision encoder", False),
-    Part(r"patch_stem\.", "patch stem", False),
-    Part(r"special_embedding\.", "special embeddings", False),
+    Part(r"decoder\.layers\.\d+\.self_attention\.visual\.", "attention weights of visual experts", "text weights"),
+    Part(r"decoder\.layers\.\d+\.mlp\.visual\.", "MLPs of visual experts", "text weights"),
+    Part(r"decoder\.layers\.\d+\.mlp\.experts\.", "sparse experts", "MLPs"),
+    Part(r"decoder\.layers\.\d+\.mlp\.router\.", "routers"),
+    Part(ENCODER, "vision encoder"),
+    Part(r"patch_stem\.", "patch stem"),
+    Part(r"special_embedding\.", "special embeddings"),
 )
 
 
@@ -44,9 +47,14 @@ class Growth:
     """One line for each new part."""
 
 
-def text_twin(name: str) -> str:
-    """The text weight that a visual expert's begins as a copy of."""
-    return name.replace(".visual.", ".")
+def twin(name: str) -> str:
+    """The weight that one of a visual or a sparse expert begins as a copy of."""
+    return name.replace(".visual.", ".").replace(".mlp.experts.experts.", ".mlp.")
+
+
+def twin_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of ``twin(name)``: sparse experts stand one behind the other in a tensor, and each begins alike."""
+    return shape[1:] if ".mlp.experts." in name else shape
 
 
 def growth(wanted: Iterable[str], stored: Iterable[str], source: str, *, encoder_follows: bool = False) -> Growth:
@@ -64,8 +72,8 @@ def growth(wanted: Iterable[str], stored: Iterable[str], source: str, *, encoder
         if not names or any(re.match(part.pattern, name) for name in stored):
             continue
         if part.copies:
-            copies |= {name: text_twin(name) for name in names if text_twin(name) in stored}
-            remarks.append(f"{source} has no {part.what}: they begin as {len(names)} copies of text weights")
+            copies |= {name: twin(name) for name in names if twin(name) in stored}
+            remarks.append(f"{source} has no {part.what}: they begin as {len(names)} copies of {part.copies}")
         else:
             drawn |= names
             if part.pattern == ENCODER and encoder_follows:

@@ -127,9 +127,12 @@ def read(folder: Path, state: dict[str, Any], model: Any, optimizer: Optimizer |
 def fill(folder: Path, entries: dict[str, Any], model: Any) -> None:
     """Fill only the tensors ``entries`` of ``model``, each from the stored tensor that its ``key`` names.
 
-    ``entries`` is a part of ``sharded(...)["model"]``, without objects. Free of collectives.
+    ``entries`` is a part of ``sharded(...)["model"]``, without objects. What is read with fewer dimensions than the
+    model's tensor fills all of it: each of several experts. Free of collectives.
     """
     if not entries:  # a rank may hold nothing that is read
         return
     loaded = dist_checkpointing.load({"model": entries}, str(folder), validate_access_integrity=False)
-    model.module.load_state_dict(loaded["model"], strict=False)
+    own = model.module.state_dict()
+    read = {name: value.expand_as(own[name]) for name, value in loaded["model"].items()}
+    model.module.load_state_dict(read, strict=False)

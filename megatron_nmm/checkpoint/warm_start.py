@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from megatron.core.dist_checkpointing.mapping import ShardedObject
+import torch
+from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor
 
 from megatron_nmm.checkpoint import progress
 from megatron_nmm.checkpoint.agree import everywhere, on_main
-from megatron_nmm.checkpoint.grow import Growth, growth
+from megatron_nmm.checkpoint.grow import Growth, growth, twin_shape
 from megatron_nmm.checkpoint.other_stage import OPTIMIZER_PREFIX
 from megatron_nmm.checkpoint.resume import SHOWN, find_intact
 from megatron_nmm.checkpoint.safety import require_harmless
@@ -92,16 +93,17 @@ def _require_fit(checkpoint: Path, wanted: Shapes, stored: Shapes, plan: Growth,
         f"{name} is in it, but not in this model" for name in sorted(stored.keys() - set(source.values()) - unused)
     ]
     found += [
-        f"{origin} has shape {stored[origin]}, this model wants {wanted[name]}"
+        f"{origin} has shape {stored[origin]}, this model wants {shape} for {name}"
         for name, origin in source.items()
-        if origin in stored and stored[origin] != wanted[name]
+        for shape in (wanted[name] if origin == name else twin_shape(name, wanted[name]),)
+        if origin in stored and stored[origin] != shape
     ]
     if found:
         more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         raise CheckpointError(
             f"init.checkpoint {checkpoint} does not fit this model: {'; '.join(found[:SHOWN])}{more}. Use the model "
-            f"settings that wrote it ({progress.NAME} in that folder holds them); only modality experts, an encoder "
-            "and special embeddings may be new"
+            f"settings that wrote it ({progress.NAME} in that folder holds them); only modality or sparse experts, an "
+            "encoder and special embeddings may be new"
         )
 
 
@@ -135,6 +137,8 @@ def _differing(
 def _split(entries: Mapping[str, Any], plan: Growth) -> tuple[dict[str, Any], dict[str, Any]]:
     """This rank's tensors: those read under their own name, and those read under another one.
 
+    Every expert of a layer begins as the MLP before it: that is read once, whole, and stands for all of them.
+
     Two sets, because a name may be asked for once in each read. Objects (megatron-core's empty extra states) are left
     out: new parts have none in the checkpoint.
     """
@@ -143,8 +147,17 @@ def _split(entries: Mapping[str, Any], plan: Growth) -> tuple[dict[str, Any], di
         if isinstance(entry, ShardedObject):
             continue
         if entry.key in plan.copies:
-            copied[name] = copy.copy(entry)
-            copied[name].key = plan.copies[entry.key]
+            copied[name] = _of_twin(entry, plan.copies[entry.key])
         elif entry.key not in plan.drawn:
             own[name] = entry
     return own, copied
+
+
+def _of_twin(entry: Any, key: str) -> Any:
+    """What is read of the stored tensor ``key`` for ``entry``, a tensor or a factory of this model."""
+    if isinstance(entry, ShardedTensor) and twin_shape(entry.key, entry.global_shape) != entry.global_shape:
+        mould = torch.empty(twin_shape(entry.key, entry.global_shape), dtype=entry.data.dtype)
+        return ShardedTensor.from_rank_offsets(key, mould)
+    copied = copy.copy(entry)
+    copied.key = key
+    return copied

@@ -5,7 +5,6 @@ from megatron_nmm.config.schema import (
     EvaluateConfig,
     InitConfig,
     JournalConfig,
-    ModelConfig,
     OptimConfig,
     ParallelConfig,
     PrecisionConfig,
@@ -14,8 +13,8 @@ from megatron_nmm.config.schema import (
     SaveConfig,
     ScheduleConfig,
     SourceConfig,
-    VisionConfig,
 )
+from megatron_nmm.config.schema_model import ModelConfig, SparseConfig, VisionConfig
 
 __all__ = [
     "DataConfig",
@@ -31,5 +30,6 @@ __all__ = [
     "SaveConfig",
     "ScheduleConfig",
     "SourceConfig",
+    "SparseConfig",
     "VisionConfig",
 ]

@@ -54,6 +54,13 @@ BOUNDS: dict[str, Range] = {
     "model.norm_epsilon": POSITIVE,
     "model.rope_base": ROPE_BASE,
     "model.init_std": POSITIVE,
+    "model.sparse.experts": ANY_COUNT,
+    "model.sparse.top_k": SIZE,
+    "model.sparse.ffn": SIZE,
+    "model.sparse.dense_layers.*": ANY_COUNT,
+    "model.sparse.balance_loss": ANY_COUNT,
+    "model.sparse.z_loss": ANY_COUNT,
+    "model.sparse.bias_rate": ANY_COUNT,
     "model.vision.depth": ANY_COUNT,
     "model.vision.width": SIZE,
     "model.vision.heads": SIZE,
@@ -67,6 +74,7 @@ BOUNDS: dict[str, Range] = {
     "model.vision.channels": Range(3, 3),  # decoders always deliver RGB
     "parallel.tensor": SIZE,
     "parallel.pipeline": SIZE,
+    "parallel.expert": SIZE,
     "parallel.stage_layers.*": ANY_COUNT,
     "parallel.time_limit_s": POSITIVE,
     "data.sequence_length": Range(2),  # a label is the next token

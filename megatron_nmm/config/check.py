@@ -12,6 +12,7 @@ from megatron_nmm.config.bounds import LARGEST, out_of_range
 from megatron_nmm.config.fault import Fault, config_error
 from megatron_nmm.config.first_weights import first_weights_faults
 from megatron_nmm.config.limits import limit_faults
+from megatron_nmm.config.needs import package_faults
 from megatron_nmm.config.rules import RULES, WORLD
 from megatron_nmm.config.schema import RunConfig, SourceConfig
 from megatron_nmm.config.values import accepts, describe, leaves
@@ -39,8 +40,9 @@ def require(run: RunConfig, world_size: int) -> None:
 
 
 def check_files(run: RunConfig) -> tuple[Fault, ...]:
-    """Every file or folder the run reads and does not find, with the tool that makes it, and every source read dry."""
-    return (*_tokenizer_faults(run), *_source_faults(run), *first_weights_faults(run), *limit_faults(run))
+    """Every file, folder or package the run needs and does not find, with its remedy, and every source read dry."""
+    files = (*_tokenizer_faults(run), *_source_faults(run), *first_weights_faults(run), *limit_faults(run))
+    return (*files, *package_faults(run))
 
 
 def _wrong_kind(run: RunConfig) -> Iterator[Fault]:

@@ -1,7 +1,6 @@
 """The command line of every recipe: change values, start from a saved run, check or print instead of running."""
 
 import argparse
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -11,7 +10,7 @@ from megatron_nmm.config.fault import config_error
 from megatron_nmm.config.io import load, to_json
 from megatron_nmm.config.overrides import apply
 from megatron_nmm.config.refusal import refuse
-from megatron_nmm.config.schema import RunConfig
+from megatron_nmm.config.schema import ParallelConfig, RunConfig
 from megatron_nmm.config.values import nearest_key
 from megatron_nmm.errors import ConfigError, NMMError
 
@@ -69,9 +68,10 @@ def processes(run: RunConfig, environment: Mapping[str, str]) -> int:
     """World size: WORLD_SIZE as torchrun sets it, else one copy of the model. ConfigError when it is no number."""
     text = environment.get("WORLD_SIZE")
     if text is None:
-        sizes = (run.parallel.tensor, run.parallel.pipeline)
+        sizes = (run.parallel.tensor, run.parallel.pipeline, run.parallel.expert)
         # A size that is no positive number is a fault of its own and must not become one of the world size.
-        return math.prod(size for size in sizes if isinstance(size, int) and size > 0)
+        tensor, pipeline, expert = (size if isinstance(size, int) and size > 0 else 1 for size in sizes)
+        return ParallelConfig(tensor=tensor, pipeline=pipeline, expert=expert).processes
     try:
         return int(text)
     except ValueError:

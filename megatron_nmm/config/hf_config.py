@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from megatron_nmm.config.fault import Fault, either
-from megatron_nmm.config.schema import ModelConfig, RunConfig
+from megatron_nmm.config.schema import RunConfig
+from megatron_nmm.config.schema_model import ModelConfig
 from megatron_nmm.config.values import read_json
 
 NAME = "config.json"

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from megatron_nmm.config.hf_config import Kind, Raw, Refusal, Setting
 from megatron_nmm.config.hf_language import UNQUANTISED
-from megatron_nmm.config.schema import ModelConfig, RunConfig
+from megatron_nmm.config.schema import RunConfig
+from megatron_nmm.config.schema_model import ModelConfig
 
 WHOLE, TOWER = "navil_chat", "navil_vit"
 """Model types: a whole NaViL model, whose encoder is one part, and an encoder alone."""

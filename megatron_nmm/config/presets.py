@@ -1,4 +1,5 @@
-"""The papers' models as tables: P1's early and late fusion (Table 6) and modality-aware baseline, NaViL (its Table 6).
+"""The papers' models as tables: P1's early and late fusion (Table 6), its sparse models (Table 13) and modality-aware
+baseline, NaViL (its Table 6).
 
 P1 is "Scaling Laws for Native Multimodal Models" (arXiv 2504.07951), NaViL is arXiv 2510.08565.
 """
@@ -6,7 +7,7 @@ P1 is "Scaling Laws for Native Multimodal Models" (arXiv 2504.07951), NaViL is a
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from megatron_nmm.config.schema import ModelConfig, VisionConfig
+from megatron_nmm.config.schema_model import ModelConfig, SparseConfig, VisionConfig
 from megatron_nmm.config.values import nearest_key
 from megatron_nmm.errors import ConfigError
 
@@ -54,6 +55,27 @@ LATE_FUSION: dict[str, LateSize] = {
 
 MODALITY_AWARE = ("0.275b", "0.464b", "0.932b", "1.627b")
 """Early-fusion sizes at which P1 compares an MLP of its own for image tokens (Figure 11)."""
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """One row of P1's Table 13: experts in the place of every MLP."""
+
+    experts: int
+    top_k: int
+    split: int = 1
+    """How many times as wide as one expert the dense model's MLP is."""
+
+
+SPARSE: dict[str, Sparse] = {
+    "4e-top1": Sparse(4, 1),
+    "8e-top1": Sparse(8, 1),
+    "8e-top2": Sparse(8, 2),
+    # P1 does not define "fine-grained". Here two experts of half the width are as large as one MLP, so that active
+    # parameters are those of top-1; the total is then that of 4e-top1, beside which the paper's score stands.
+    "8e-top2-fine": Sparse(8, 2, split=2),
+}
+"""The second is the model of P1's scaling laws (section 2)."""
 
 NAVIL_VISION = VisionConfig(
     mlp="gelu",
@@ -116,6 +138,17 @@ def modality_aware(label: str) -> ModelConfig:
     return replace(early_fusion(_known("modality-aware size", label, MODALITY_AWARE)), modality_experts="ffn")
 
 
+def sparse_early_fusion(label: str, variant: str = "8e-top1") -> ModelConfig:
+    """P1's sparse model of that active size, or another of its variants: every layer sparse, no token dropped.
+
+    P1 gives the weight of the balance loss, 0.01, and no z-loss; it trains sizes up to 1.627b.
+    """
+    model = early_fusion(label)
+    row = SPARSE[_known("sparse variant", variant, SPARSE)]
+    width = None if row.split == 1 else model.ffn_width // row.split
+    return replace(model, sparse=SparseConfig(row.experts, row.top_k, width, balance_loss=0.01))
+
+
 def navil(label: str) -> ModelConfig:
     """NaViL-2B (``2b``) or NaViL-9B (``9b``)."""
     model = NAVIL[_known("NaViL", label, NAVIL)]
@@ -123,7 +156,7 @@ def navil(label: str) -> ModelConfig:
 
 
 def learning_rate(label: str) -> float:
-    """P1's peak learning rate for one early-fusion row; ConfigError where P1 reports none."""
+    """P1's peak learning rate for one early-fusion row, dense or sparse; ConfigError where P1 reports none."""
     rate = EARLY_FUSION[_known("early-fusion size", label, EARLY_FUSION)].learning_rate
     if rate is None:
         raise ConfigError(

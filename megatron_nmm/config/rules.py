@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from megatron_nmm.config import rules_freezing as freezing
 from megatron_nmm.config import rules_images as images
 from megatron_nmm.config import rules_layout as layout
+from megatron_nmm.config import rules_sparse as sparse
 from megatron_nmm.config import rules_training as training
 from megatron_nmm.config import rules_vision as vision
 from megatron_nmm.config.fault import WORLD, Fault
@@ -38,7 +39,15 @@ ENCODER = ("model.vision.depth", "model.vision.width", "model.vision.heads")
 TOKEN = ("model.vision.depth", "model.vision.patch", "model.vision.connector")
 IMAGES = (*TOKEN, "data.image_rule", "data.sequence_length")
 NATIVE = ("data.min_patches", "data.max_patches", "data.multi_scale", "data.augment")
-PARTS = ("model.vision.depth", "model.modality_experts", "model.special_embeddings", "model.tie_embeddings")
+EXPERTS = ("model.sparse.experts", "parallel.expert")
+PARTS = (
+    "model.vision.depth",
+    "model.modality_experts",
+    "model.layers",
+    "model.sparse",
+    "model.special_embeddings",
+    "model.tie_embeddings",
+)
 
 RULES: tuple[Rule, ...] = (
     Rule(("name",), training.name_is_a_word),
@@ -56,6 +65,12 @@ RULES: tuple[Rule, ...] = (
     Rule(("model.vision.depth", "model.vision.full_layers"), vision.full_layers_exist),
     Rule(("model.vision.window", *TOKEN), vision.windows_hold_tokens),
     Rule((*ENCODER, "model.vision.ffn", "parallel.vision", "parallel.tensor"), vision.tensor_splits_encoder),
+    Rule(("model.sparse.experts", "model.sparse.top_k"), sparse.experts_are_enough),
+    Rule(("model.sparse.experts", "model.sparse.dense_layers", "model.layers"), sparse.some_layer_is_sparse),
+    Rule(("model.sparse.experts", "model.modality_experts"), sparse.one_sort_of_experts),
+    Rule((*EXPERTS, *LAYOUT), sparse.ranks_share_experts),
+    Rule(("model.sparse.experts", "parallel.tensor", "parallel.sequence"), sparse.experts_see_whole_sequences),
+    Rule(("model.sparse.experts", "parallel.dispatcher", "device"), sparse.dispatcher_suits_device),
     Rule(("data.image_size", *IMAGES), images.patches_tile_images),
     Rule((*NATIVE, *IMAGES), images.native_images_fit),
     Rule(("steps", "schedule.warmup"), training.warmup_fits),

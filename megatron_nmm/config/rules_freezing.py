@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from megatron_nmm.config.fault import Fault, either
-from megatron_nmm.config.schema import ModelConfig, RunConfig
+from megatron_nmm.config.schema import RunConfig
+from megatron_nmm.config.schema_model import ModelConfig
 
 
 def present_parts(model: ModelConfig) -> tuple[str, ...]:
@@ -16,6 +17,7 @@ def present_parts(model: ModelConfig) -> tuple[str, ...]:
         "visual_ffn": experts != "none",
         "attention": True,
         "ffn": True,
+        "router": bool(model.sparse_layers),
         "norms": True,
         "embeddings": True,
         "special_embeddings": model.special_embeddings,

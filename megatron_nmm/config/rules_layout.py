@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterator
 
 from megatron_nmm.config.fault import WORLD, Fault, around, divisors, multiples_around, use
-from megatron_nmm.config.schema import ModelConfig, RunConfig
+from megatron_nmm.config.schema import RunConfig
+from megatron_nmm.config.schema_model import ModelConfig
 
 
 def heads_split_width(run: RunConfig, world_size: int) -> Iterator[Fault]:

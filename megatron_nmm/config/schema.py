@@ -5,139 +5,36 @@ so a recipe states only what makes it different. Derived values are properties, 
 Native Multimodal Models" (arXiv 2504.07951), NaViL is arXiv 2510.08565.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-ImageMask = Literal["bidirectional", "causal"]
+from megatron_nmm.config.schema_model import ModelConfig
+
 Dtype = Literal["fp32", "bf16"]
 ImageRuleName = Literal["square", "native"]
 ShareOf = Literal["packs", "tokens", "samples"]
 DecoderName = Literal["auto", "pillow", "simplejpeg", "dali"]
-Mlp = Literal["swiglu", "gelu"]
-Connector = Literal["linear", "mlp", "pixel_shuffle"]
-ModalityExperts = Literal["none", "ffn", "all"]
 VisionParallel = Literal["auto", "tensor", "data"]
-
-
-def rounded_ffn(width: int) -> int:
-    """P1's SwiGLU hidden width (Table 6): 256 * ceil(floor(8 width / 3) / 256)."""
-    return 256 * -(-(8 * width // 3) // 256)
-
-
-@dataclass(frozen=True)
-class VisionConfig:
-    """How an image becomes decoder tokens: one axis, ``depth``, from early fusion (0) to late fusion and NaViL.
-
-    At depth 0 one linear layer turns raw patches into tokens, and only ``patch`` and ``channels`` are read. Above it a
-    bidirectional transformer of its own width runs over the patches of each view, and a connector ends it.
-    """
-
-    depth: int = 0
-    """Transformer layers between the patches and the decoder; 0 = early fusion."""
-    width: int = 384
-    heads: int = 6
-    ffn: int | None = None
-    """Hidden width of the MLP; None = P1's rounding for SwiGLU, 4 x width for GELU."""
-    mlp: Mlp = "swiglu"
-    """SwiGLU without biases (P1), or GELU of two matrices (NaViL's released code)."""
-    bias: bool = False
-    """Biases on the output projection and the MLP (NaViL); queries, keys and values never have any."""
-    qk_norm: bool = True
-    layer_scale: float = 0.0
-    """First value of the learnt scale on every branch (NaViL 0.1); 0 = no such scale."""
-    final_norm: bool = True
-    """RMSNorm after the last layer; NaViL has none, its connector begins with a norm."""
-    norm_epsilon: float = 1e-5
-    rope_base: float = 10_000.0
-    """Base of the two-dimensional RoPE: half of each head turns with the row, half with the column."""
-    window: int = 0
-    """Side in patches of the squares that attend among themselves; 0 = every layer sees the whole view."""
-    full_layers: tuple[int, ...] = ()
-    """Layers (from 0) that see the whole view although ``window`` is set."""
-    connector: Connector = "linear"
-    """linear; mlp (two matrices, GELU); pixel_shuffle: 2 x 2 patches become one token (NaViL section 3)."""
-    patch: int = 14
-    """Side of a square patch in pixels."""
-    channels: int = 3
-    """Colour channels; decoders always deliver RGB."""
-
-    @property
-    def patch_values(self) -> int:
-        """Numbers in one flattened patch: channels x patch x patch."""
-        return self.channels * self.patch * self.patch
-
-    @property
-    def ffn_width(self) -> int:
-        """Hidden width of the MLP, worked out where it is not given."""
-        if self.ffn is not None:
-            return self.ffn
-        return rounded_ffn(self.width) if self.mlp == "swiglu" else 4 * self.width
-
-    @property
-    def head_width(self) -> int:
-        """Width of one attention head of the encoder."""
-        return self.width // self.heads
-
-    @property
-    def shuffle(self) -> int:
-        """Side of the square of patches that becomes one decoder token."""
-        return 2 if self.depth and self.connector == "pixel_shuffle" else 1
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The decoder and what feeds it; the defaults are P1's smallest model (section 2 and Table 6)."""
-
-    layers: int = 24
-    width: int = 800
-    heads: int = 16
-    """Attention heads; P1 does not state them, so this stays a free choice."""
-    query_groups: int | None = None
-    """Key/value heads of grouped-query attention; None = one per attention head."""
-    head_dim: int | None = None
-    """Width of one head; None = width / heads. Some language models have wider ones (Qwen3-0.6B)."""
-    ffn: int | None = None
-    """Width of the SwiGLU hidden layer; None = P1's rule, 256 * ceil(floor(8 width / 3) / 256)."""
-    modality_experts: ModalityExperts = "none"
-    """Image tokens take weights of their own: in no layer; "ffn" in the MLP (P1's modality-aware baseline); "all" in
-    attention projections, q/k-norms and the MLP, under one joint softmax (NaViL)."""
-    special_embeddings: bool = False
-    """Tokens that lay out images (line ends and the like) have a small embedding table of their own, which trains while
-    the vocabulary's is frozen (NaViL's released code)."""
-    vocabulary: int = 50_432
-    """Rows of the embedding table; at least the tokenizer's size, divisible by ``parallel.tensor``."""
-    tie_embeddings: bool = False
-    """Share the input embedding with the output layer; P1 unties them."""
-    qk_norm: bool = True
-    norm_epsilon: float = 1e-5
-    rope_base: float = 10_000.0
-    image_mask: ImageMask = "bidirectional"
-    """Attention among the tokens of one image: P1 bidirectional, NaViL causal."""
-    init_std: float = 0.02
-    vision: VisionConfig = field(default_factory=VisionConfig)
-
-    @property
-    def ffn_width(self) -> int:
-        """SwiGLU hidden width: the given one, or P1's rounding (Table 6) when ``ffn`` is None."""
-        return rounded_ffn(self.width) if self.ffn is None else self.ffn
-
-    @property
-    def head_width(self) -> int:
-        """Width of one attention head."""
-        return self.width // self.heads if self.head_dim is None else self.head_dim
-
-    @property
-    def kv_heads(self) -> int:
-        """Key/value heads: ``query_groups``, or one per attention head."""
-        return self.heads if self.query_groups is None else self.query_groups
+Dispatcher = Literal["kernels", "allgather", "alltoall", "deepep"]
 
 
 @dataclass(frozen=True)
 class ParallelConfig:
     """How one model is spread over processes. Data parallel size is what is left: world / (tensor x pipeline)."""
 
+    @property
+    def processes(self) -> int:
+        """The fewest that this layout fits: one copy of the model."""
+        return math.lcm(self.tensor, self.expert) * self.pipeline
+
     tensor: int = 1
     pipeline: int = 1
+    expert: int = 1
+    """Ranks that share the sparse experts of a layer; they are taken from the data and tensor ranks of a stage."""
+    dispatcher: Dispatcher = "kernels"
+    """What carries tokens to sparse experts and back: kernels = our operators around one all-to-all; allgather,
+    alltoall = megatron-core's; deepep = megatron-core's over DeepEP, on GPUs."""
     sequence: bool = False
     """Sequence parallelism: norms and residuals split over the tensor group along the sequence."""
     distributed_optimizer: bool = False
@@ -237,6 +134,9 @@ class RatesConfig:
     attention: float = 1.0
     """Attention projections and q/k-norms of text, or of both modalities where they share them."""
     ffn: float = 1.0
+    """MLPs of text, or of both modalities where they share them; sparse experts too."""
+    router: float = 1.0
+    """Routers of sparse experts."""
     norms: float = 1.0
     """The decoder's norms, which both modalities share."""
     embeddings: float = 1.0

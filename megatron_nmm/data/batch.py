@@ -27,6 +27,8 @@ class Batch:
     document_starts: torch.Tensor
     """[B, D + 1] int32; cumulative document ends of each row, the last value repeated up to D + 1 and equal to S:
     the padding at the end of a row is a document of its own, so every position belongs to one."""
+    filled: torch.Tensor
+    """[B] int64; positions of each row that samples take; padding follows them."""
     modality: torch.Tensor
     """[B, S] int64; 0 text, 1 image: the positions that patches fill."""
     context: torch.Tensor

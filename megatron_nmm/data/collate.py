@@ -80,6 +80,7 @@ def collate(
         loss_weight=_tensor(weight, shape),
         positions=_tensor(_positions(document_starts, sequence_length), shape),
         document_starts=torch.from_numpy(document_starts),
+        filled=torch.tensor([sum(len(sample.tokens) for sample in row) for row in rows]),
         modality=_tensor(modality, shape),
         context=_tensor(_context(modality, document_starts), shape),
         visual_index=torch.from_numpy(np.flatnonzero(visual)),

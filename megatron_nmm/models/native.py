@@ -17,6 +17,7 @@ from megatron.core.tensor_parallel.mappings import (
     scatter_to_sequence_parallel_region,
 )
 from megatron.core.transformer.transformer_block import TransformerBlock, get_num_layers_to_build
+from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 
 from megatron_nmm.config import RunConfig
 from megatron_nmm.data.batch import Batch
@@ -38,6 +39,8 @@ class NativeMultimodalModel(LanguageModule):
         super().__init__(config, pg_collection=world.groups)
         self.model_type = ModelType.encoder_or_decoder  # the pipeline schedule asks for it
         self.run, self.world = run, world
+        self.balances = bool(run.model.sparse_layers)
+        """Whether routers have losses of their own, so that ``forward`` reads ``loss_scale``."""
         self.pre_process, self.post_process = world.is_first_stage, world.is_last_stage
         self.share_embeddings_and_output_weights = run.model.tie_embeddings
         if self.pre_process:
@@ -56,10 +59,11 @@ class NativeMultimodalModel(LanguageModule):
                 scatter_to_sequence_parallel=False,
                 tp_group=world.groups.tp,
             )
-        layers = get_num_layers_to_build(config, pp_rank=world.pipeline_rank)
+        first = get_transformer_layer_offset(config, pp_rank=world.pipeline_rank)
+        layers = range(first, first + get_num_layers_to_build(config, pp_rank=world.pipeline_rank))
         self.decoder = TransformerBlock(
             config,
-            decoder_block(run.model, world.device.elementwise, layers),
+            decoder_block(run, world.device.elementwise, layers),
             pre_process=self.pre_process,
             post_process=self.post_process,
             pg_collection=world.groups,
@@ -88,11 +92,10 @@ class NativeMultimodalModel(LanguageModule):
         """Where the pipeline schedule leaves the previous stage's hidden states."""
         self.decoder.set_input_tensor(input_tensor[0] if isinstance(input_tensor, list) else input_tensor)
 
-    def forward(self, batch: Batch, *, logits: bool = False) -> torch.Tensor:
+    def forward(self, batch: Batch, *, loss_scale: torch.Tensor | None = None, logits: bool = False) -> torch.Tensor:
         """Hidden states [T (/ t), 1, H] for the next stage; on the last stage the losses [N] of the supervised
-        tokens in flat order, or with ``logits`` all scores [B, S, V]."""
-        device, dtype = self.world.device.torch_device, self.config.params_dtype
-        plan = AttentionPlan.of(batch, self.run.model, self.world.device.attention_backend, device, dtype)
+        tokens in flat order, or with ``logits`` all scores [B, S, V]. ``loss_scale``: SparsePlan's."""
+        plan = AttentionPlan.of(batch, self.run, self.world, self.config.params_dtype, loss_scale)
         hidden = self.embed(batch) if self.pre_process else None
         hidden = self.decoder(hidden, attention_mask=None, packed_seq_params=plan)
         if not self.post_process:

@@ -7,6 +7,7 @@ import torch.distributed as dist
 
 from megatron_nmm.config import RatesConfig
 from megatron_nmm.models.parts import part_of
+from megatron_nmm.parallel.experts import copy_of_model, is_expert, split_by_tensor
 from megatron_nmm.parallel.world import World
 
 
@@ -18,12 +19,18 @@ def part_sizes(model: torch.nn.Module, world: World) -> dict[str, int]:
     from megatron.core.tensor_parallel.layers import param_is_not_tensor_parallel_duplicate
     from megatron.core.transformer.module import param_is_not_shared
 
-    mine: dict[str, int] = {}
-    for name, param in model.named_parameters():
-        if param_is_not_shared(param) and param_is_not_tensor_parallel_duplicate(param, world.groups.tp):
-            mine[part_of(name)] = mine.get(part_of(name), 0) + param.numel()
-    everyone: list[dict[str, int]] = [mine] * dist.get_world_size(world.groups.mp)
-    with world.waiting("the sizes of the other ranks' parts"):
-        dist.all_gather_object(everyone, mine, group=world.groups.mp)
-    whole = {part.name: sum(sizes.get(part.name, 0) for sizes in everyone) for part in fields(RatesConfig)}
-    return {part: size for part, size in whole.items() if size}
+    whole: dict[str, int] = {}
+    for expert in (False, True):
+        mine: dict[str, int] = {}
+        tensor = split_by_tensor(world, expert=expert)
+        for name, param in model.named_parameters():
+            counted = param_is_not_shared(param) and param_is_not_tensor_parallel_duplicate(param, tensor)
+            if is_expert(param) == expert and counted:
+                mine[part_of(name)] = mine.get(part_of(name), 0) + param.numel()
+        group = copy_of_model(world, expert=expert)
+        everyone: list[dict[str, int]] = [mine] * dist.get_world_size(group)
+        with world.waiting("the sizes of the other ranks' parts"):
+            dist.all_gather_object(everyone, mine, group=group)
+        for part, size in (item for sizes in everyone for item in sizes.items()):
+            whole[part] = whole.get(part, 0) + size
+    return {field.name: whole[field.name] for field in fields(RatesConfig) if whole.get(field.name)}

@@ -17,6 +17,7 @@ PARTS: tuple[tuple[str, str], ...] = (
     (r"output_layer\.", "output"),
     (r"decoder\.layers\.\d+\.self_attention\.visual\.", "visual_attention"),
     (r"decoder\.layers\.\d+\.mlp\.visual\.", "visual_ffn"),
+    (r"decoder\.layers\.\d+\.mlp\.router\.", "router"),
     (r"decoder\.layers\.\d+\.self_attention\.", "attention"),
     (r"decoder\.layers\.\d+\.mlp\.", "ffn"),
     (r"decoder\.layers\.\d+\.(input_layernorm|pre_mlp_layernorm)\.", "norms"),

@@ -32,7 +32,10 @@ def stage_note(run: RunConfig) -> str:
 
 
 def stage_costs(run: RunConfig) -> StageCosts:
-    """FLOPs of one packed row, forward and backward of what trains: of a layer, of the encoder, of the output layer."""
+    """FLOPs of one packed row, forward and backward of what trains: of a layer, of the encoder, of the output layer.
+
+    A layer is the mean of all: where experts make some of them cost more, stages may differ by what those do.
+    """
     flops: Flops = step_flops(run.model, typical_row(run), run.optim.rates)
     decoder = sum(flops.by_term.get(name, 0) for name in decoder_terms())
     last = flops.by_term["output_layer"]
@@ -56,6 +59,7 @@ def typical_row(run: RunConfig) -> Work:
         attended_pairs=causal_pairs(tokens),
         logit_tokens=tokens - images,
         patches=patches,
+        filled_tokens=tokens,
         visual_tokens=images,
         view_pairs=round(views * view_pairs(side, side)),
         window_pairs=round(views * window_pairs(side, side, vision.window)),

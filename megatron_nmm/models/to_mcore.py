@@ -58,9 +58,35 @@ def transformer_config(run: RunConfig, world: World) -> Any:
         # megatron-core's switch for an activation module of our own (models/spec.py).
         use_te_activation_func=not compiled,
         gradient_accumulation_fusion=world.device.fused_weight_gradient,
+        **sparse_settings(run),
     )
     config.finalize_model_grads_func = finalize_gradients
     return config
+
+
+def sparse_settings(run: RunConfig) -> dict[str, Any]:
+    """Those of sparse experts; the losses are models/sparse's own, so megatron-core's are off."""
+    sparse, parallel = run.model.sparse, run.parallel
+    if not run.model.sparse_layers:
+        return {}
+    from megatron_nmm.models.sparse.mlp import MCORE_DISPATCHERS
+
+    return {
+        "num_moe_experts": sparse.experts,
+        "moe_ffn_hidden_size": run.model.expert_width,
+        "moe_layer_freq": [int(layer in run.model.sparse_layers) for layer in range(run.model.layers)],
+        "moe_router_topk": sparse.top_k,
+        # Our router scores by itself; these are what megatron-core allows beside a bias and with top-1.
+        "moe_router_score_function": "sigmoid",
+        "moe_router_pre_softmax": True,
+        "moe_router_load_balancing_type": "none",
+        "moe_router_dtype": "fp32",
+        "moe_router_enable_expert_bias": sparse.bias_rate > 0,
+        "moe_router_bias_update_rate": sparse.bias_rate,
+        "moe_token_dispatcher_type": MCORE_DISPATCHERS[parallel.dispatcher],
+        "expert_model_parallel_size": parallel.expert,
+        "expert_tensor_parallel_size": 1,
+    }
 
 
 def pipeline_layout(run: RunConfig) -> list[list[str]] | None:

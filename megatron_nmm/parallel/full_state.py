@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_nmm.errors import CheckpointError
+from megatron_nmm.parallel.experts import replicas
 from megatron_nmm.parallel.world import World
 
 Values = Callable[[torch.nn.Parameter], torch.Tensor | None]
@@ -66,10 +67,12 @@ def load(model: torch.nn.Module, full: dict[str, torch.Tensor]) -> None:
 
 def complete_gradients(model: torch.nn.Module, world: World) -> None:
     """Under the distributed optimizer each data rank holds the sum of its own share only; gather the others'."""
-    for buffer in cast(Any, model).buffers:
-        for bucket in buffer.buckets:
-            share = bucket.grad_data.view(world.data_size, -1)[world.data_rank].clone()
-            dist.all_gather_into_tensor(bucket.grad_data, share, group=world.groups.dp)
+    ddp = cast(Any, model)
+    for buffers, expert in ((ddp.buffers, False), (ddp.expert_parallel_buffers, True)):
+        group = replicas(world, expert=expert)
+        for bucket in (bucket for buffer in buffers for bucket in buffer.buckets):
+            share = bucket.grad_data.view(group.size(), -1)[group.rank()].clone()
+            dist.all_gather_into_tensor(bucket.grad_data, share, group=group)
 
 
 def _first_replica(replica_id: int | tuple[int, ...]) -> bool:

@@ -6,7 +6,7 @@ what is learnt (trl, transformers and Megatron users met every other choice as a
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -28,10 +28,11 @@ def forward_backward(
 
     if not forward_only:
         model.zero_grad_buffer()  # type: ignore[operator]
+    scale = _supervised_share(batches, world) if cast(Any, model).module.balances else None
     # megatron-core's forward_only leaves out the backward pass, but still builds its graph.
     with torch.set_grad_enabled(not forward_only):
         sums: list[LossSums] = get_forward_backward_func()(
-            forward_step_func=_Forward(sources),
+            forward_step_func=_Forward(sources, scale),
             data_iterator=iter(batches),
             model=model,
             num_microbatches=len(batches),
@@ -47,8 +48,8 @@ def forward_backward(
 class _Forward:
     """The step function megatron-core calls once a microbatch."""
 
-    def __init__(self, sources: int) -> None:
-        self.sources = sources
+    def __init__(self, sources: int, loss_scale: torch.Tensor | None) -> None:
+        self.sources, self.loss_scale = sources, loss_scale
 
     def __call__(self, batches: Iterator[Batch], model: torch.nn.Module) -> tuple[torch.Tensor, Any]:
         batch = next(batches)
@@ -57,7 +58,20 @@ class _Forward:
             tokens = torch.tensor(len(losses_N), dtype=torch.int, device=losses_N.device)
             return losses_N.sum(), tokens, LossSums.of(losses_N, batch, self.sources)
 
-        return model(batch), loss_sum
+        return model(batch, loss_scale=self.loss_scale), loss_sum
+
+
+def _supervised_share(batches: Sequence[Batch], world: World) -> torch.Tensor:
+    """[] fp32: supervised tokens per token, padding left out, over the global batch.
+
+    Gradients are divided by the supervised tokens; a loss that is a mean over all tokens is multiplied by this.
+    """
+    supervised = sum(int((batch.loss_weight > 0).sum()) for batch in batches)
+    filled = sum(int(batch.filled.sum()) for batch in batches)
+    counts = torch.tensor([supervised, filled], dtype=torch.float64).to(world.device.torch_device)
+    with world.waiting("the token counts of the other ranks"):
+        dist.all_reduce(counts, group=world.groups.dp)
+    return (counts[0] / counts[1].clamp(min=1)).float()
 
 
 def _over_all_ranks(local: LossSums, world: World) -> LossSums:

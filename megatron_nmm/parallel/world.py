@@ -69,6 +69,8 @@ class World:
             parallel_state.initialize_model_parallel(
                 tensor_model_parallel_size=parallel.tensor,
                 pipeline_model_parallel_size=parallel.pipeline,
+                expert_model_parallel_size=parallel.expert,
+                expert_tensor_parallel_size=1,
                 distributed_timeout_minutes=parallel.time_limit_s / 60,
             )
         random_states.start(seed)
@@ -117,6 +119,12 @@ class World:
     def is_last_stage(self) -> bool:
         """Whether this rank computes the loss."""
         return self.pipeline_rank == self.parallel.pipeline - 1
+
+    def sequence_share(self, tokens: int) -> slice:
+        """Which of ``tokens`` flat positions this rank holds: its part under sequence parallelism, else all."""
+        share = tokens // self.parallel.tensor if self.parallel.sequence else tokens
+        first = self.tensor_rank * share if self.parallel.sequence else 0
+        return slice(first, first + share)
 
     @staticmethod
     def _place(group: Any) -> int:

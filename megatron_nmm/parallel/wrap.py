@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from megatron_nmm.config import ParallelConfig
+from megatron_nmm.parallel.experts import replicas
 from megatron_nmm.parallel.world import World
 
 
@@ -41,7 +42,13 @@ def _sharded_layout(model: torch.nn.Module, settings: Any, world: World) -> Any:
 
     trained = [param for param in model.parameters() if param.requires_grad]
     one_bucket = None  # buckets by size serve the overlap of reduction and backward pass only
-    layout = DistributedOptimizer.compute_full_param_layout(trained, one_bucket, world.groups.dp_cp.size(), settings)
+    layout = DistributedOptimizer.compute_full_param_layout(
+        trained,
+        one_bucket,
+        replicas(world, expert=False).size(),
+        settings,
+        expert_data_parallel_world_size=replicas(world, expert=True).size(),
+    )
     for buffer in layout.layouts.values():
         buffer.per_bucket_numel_unpadded = [end - start for start, end in buffer.bucket_indices]
     return layout

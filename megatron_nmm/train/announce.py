@@ -49,6 +49,7 @@ def data_line(run: RunConfig, data: Stream) -> str:
 
 def _options(run: RunConfig) -> dict[str, bool]:
     return {
+        f"expert {run.parallel.expert}": run.parallel.expert > 1,
         "sequence parallel": run.parallel.sequence,
         "distributed optimizer": run.parallel.distributed_optimizer,
         "recomputation": run.parallel.recompute != "none",

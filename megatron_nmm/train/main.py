@@ -37,9 +37,12 @@ def main(
 
 
 def _train(run: RunConfig) -> None:
+    from megatron_nmm.device.deepep import require_deepep
     from megatron_nmm.device.select import select
     from megatron_nmm.parallel.world import World
 
+    if run.model.sparse.experts and run.parallel.dispatcher == "deepep":
+        require_deepep()
     world = World.start(run.parallel, select(run.device), run.seed, run.threads)
     # Modules of megatron-core come in with the loop; the device has to be ready for them.
     from megatron_nmm.train.loop import train
@@ -50,10 +53,11 @@ def _train(run: RunConfig) -> None:
 
 def _require_launcher(run: RunConfig) -> None:
     """Raise ConfigError when one process was started for a layout of several: parse takes the layout's word for it."""
-    needed = run.parallel.tensor * run.parallel.pipeline
+    parallel, needed = run.parallel, run.parallel.processes
     if needed > 1 and "WORLD_SIZE" not in os.environ:
+        experts = f" (parallel.expert {parallel.expert})" if parallel.expert > 1 else ""
         raise ConfigError(
-            f"parallel.tensor {run.parallel.tensor} x parallel.pipeline {run.parallel.pipeline} needs {needed} "
+            f"parallel.tensor {parallel.tensor} x parallel.pipeline {parallel.pipeline}{experts} needs {needed} "
             f"processes, this is one; start it with: torchrun --nproc-per-node {needed} {' '.join(sys.argv)}"
         )
 

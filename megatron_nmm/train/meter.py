@@ -86,6 +86,7 @@ def work(batch: Batch, model: ModelConfig) -> Work:
         attended_pairs=int(pairs),
         logit_tokens=int((batch.loss_weight > 0).sum()),
         patches=len(batch.patches),
+        filled_tokens=int(batch.filled.sum()),
         visual_tokens=len(batch.visual_index),
         view_pairs=int(view_pairs(rows, columns).sum()),
         window_pairs=int(window_pairs(rows, columns, model.vision.window).sum()),

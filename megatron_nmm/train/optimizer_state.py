@@ -15,19 +15,25 @@ from typing import Any
 
 import torch
 
+from megatron_nmm.parallel.experts import is_expert
+
 MOMENTS = ("exp_avg", "exp_avg_sq")
 MASTER = "fp32_param"
 PREFIX = "optimizer.state"
 """megatron-core's names, so that its tools recognise the tensors."""
 
 
-def sharded(wrapped: Any, model: Any, model_state: dict[str, Any], is_loading: bool) -> dict[str, Any]:
-    """The state of ``wrapped`` (a megatron-core optimizer around AdamW) with the sharding of ``model_state``."""
-    shape = _sharded_over_data if wrapped.config.use_distributed_optimizer else _replicated
-    return {"step": _step(wrapped), **shape(wrapped, model, model_state, is_loading)}
+def sharded(wrapped: Any, model: Any, model_state: dict[str, Any], is_loading: bool, *, expert: bool) -> dict[str, Any]:
+    """The state of ``wrapped`` (a megatron-core optimizer around AdamW) with the sharding of ``model_state``.
+
+    ``expert``: whether it moves the weights of sparse experts, or all others.
+    """
+    if wrapped.config.use_distributed_optimizer:
+        return {"step": _step(wrapped), **_sharded_over_data(wrapped, model, model_state, is_loading)}
+    return {"step": _step(wrapped), **_replicated(wrapped, model, model_state, expert)}
 
 
-def fill(wrapped: Any, model: Any, state: dict[str, Any]) -> None:
+def fill(wrapped: Any, model: Any, state: dict[str, Any], *, expert: bool) -> None:
     """Copy a loaded ``sharded`` tree into ``wrapped``; fp32 weights themselves are the model's and already loaded."""
     for group in wrapped.optimizer.param_groups:
         group["step"] = int(state["step"])
@@ -42,7 +48,7 @@ def fill(wrapped: Any, model: Any, state: dict[str, Any]) -> None:
             }
         )
         return
-    for name, _, master in _masters(model):
+    for name, _, master in _masters(model, expert):
         for key, tensor in _live(wrapped, master).items():
             tensor.copy_(state[key][name])
 
@@ -52,14 +58,14 @@ def _step(wrapped: Any) -> int:
     return int(wrapped.optimizer.param_groups[0]["step"])
 
 
-def _replicated(wrapped: Any, model: Any, model_state: dict[str, Any], is_loading: bool) -> dict[str, Any]:
+def _replicated(wrapped: Any, model: Any, model_state: dict[str, Any], expert: bool) -> dict[str, Any]:
     """The live tensors, each under the sharding of its parameter."""
     from megatron.core.dist_checkpointing.optimizer import (
         get_param_id_to_sharded_param_map,
         make_sharded_optimizer_tensor,
     )
 
-    masters = list(_masters(model))
+    masters = list(_masters(model, expert))
     if not masters:
         return {}  # megatron-core warns of an empty map
     shardings = get_param_id_to_sharded_param_map(model_state, (param for _, param, _ in masters))
@@ -85,10 +91,10 @@ def _sharded_over_data(wrapped: Any, model: Any, model_state: dict[str, Any], is
     return state
 
 
-def _masters(model: Any) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+def _masters(model: Any, expert: bool) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
     """(name, model parameter, the tensor AdamW steps) of an optimizer that is not sharded over data ranks."""
     for name, param in model.named_parameters():
-        if param.requires_grad:
+        if param.requires_grad and is_expert(param) == expert:
             yield name, param, getattr(param, "main_param", param)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from megatron_nmm.parallel.experts import is_expert, replicas, split_by_tensor
 from megatron_nmm.parallel.world import World
 
 
@@ -45,25 +46,25 @@ class Shard:
         return float(self.group["lr"]) * math.sqrt(self.weight.numel())
 
 
-def shards(wrapped: Any, model: torch.nn.Module, world: World) -> Iterator[Shard]:
+def shards(wrapped: Any, model: torch.nn.Module, world: World, *, expert: bool) -> Iterator[Shard]:
     """The pieces of ``model`` (megatron-core's DistributedDataParallel) that this rank counts.
 
-    ``wrapped`` is megatron-core's optimizer around AdamW.
+    ``wrapped`` is megatron-core's optimizer around AdamW, of sparse experts' weights (``expert``) or of all others.
     """
     from megatron.core.tensor_parallel.layers import param_is_not_tensor_parallel_duplicate
     from megatron.core.transformer.module import param_is_not_shared
 
     over_data = wrapped.config.use_distributed_optimizer
-    if not over_data and world.data_rank:
-        return
     groups = {id(param): group for group in wrapped.optimizer.param_groups for param in group["params"]}
+    place = _sharded_place if over_data else _whole_place
     for name, param in model.named_parameters():
-        counted = param_is_not_shared(param) and param_is_not_tensor_parallel_duplicate(param, world.groups.tp)
-        if not param.requires_grad or not counted:
+        if not param.requires_grad or is_expert(param) != expert:
             continue
-        place = _sharded_place if over_data else _whole_place
-        for weight, gradient in place(wrapped, param):
-            yield Shard(name, gradient, weight.detach(), groups[id(weight)], wrapped.optimizer.state[weight])
+        first = over_data or replicas(world, expert=expert).rank() == 0
+        tensor = split_by_tensor(world, expert=expert)
+        if first and param_is_not_shared(param) and param_is_not_tensor_parallel_duplicate(param, tensor):
+            for weight, gradient in place(wrapped, param):
+                yield Shard(name, gradient, weight.detach(), groups[id(weight)], wrapped.optimizer.state[weight])
 
 
 def _whole_place(wrapped: Any, param: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

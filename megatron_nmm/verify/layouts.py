@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from megatron_nmm.config import ParallelConfig, RunConfig
 from megatron_nmm.config.check import check
-from megatron_nmm.config.schema import VisionConfig
+from megatron_nmm.config.schema_model import SparseConfig, VisionConfig
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,19 @@ LAYOUTS = (
     Layout("TP2xPP2+SP", 4, ParallelConfig(tensor=2, pipeline=2, sequence=True)),
     Layout("TP2xDP2+SP+distributed optimizer", 4, ParallelConfig(tensor=2, sequence=True, distributed_optimizer=True)),
     Layout("PP2xDP2", 4, ParallelConfig(pipeline=2)),
+    Layout("EP2", 2, ParallelConfig(expert=2)),
+    Layout("EP2+distributed optimizer", 2, ParallelConfig(expert=2, distributed_optimizer=True)),
+    Layout("EP2+recompute", 2, ParallelConfig(expert=2, recompute="full")),
+    Layout("EP2 in TP2+SP", 2, ParallelConfig(expert=2, tensor=2, sequence=True)),
+    Layout("EP2xDP2", 4, ParallelConfig(expert=2)),
+    Layout("EP2xTP2+SP", 4, ParallelConfig(expert=2, tensor=2, sequence=True)),
+    Layout("EP2xPP2", 4, ParallelConfig(expert=2, pipeline=2)),
+    Layout("EP4", 4, ParallelConfig(expert=4)),
 )
-"""Every layout of at most four processes that computes differently."""
+"""Every layout of at most four processes that computes differently; those of expert parallelism need sparse experts."""
+
+DENSE = tuple(layout for layout in LAYOUTS if layout.parallel.expert == 1)
+"""Those that a model without sparse experts has."""
 
 SINGLE = Layout("one process", 1, ParallelConfig())
 """The reference."""
@@ -54,6 +65,7 @@ def toy(run: RunConfig) -> RunConfig:
             query_groups=groups,
             ffn=96,
             vocabulary=128,
+            sparse=_toy_sparse(run.model.sparse),
             vision=vision,
         ),
         precision=replace(run.precision, dtype="fp32"),
@@ -67,6 +79,18 @@ def toy(run: RunConfig) -> RunConfig:
             max_patches=24,
         ),
         parallel=ParallelConfig(time_limit_s=run.parallel.time_limit_s),
+    )
+
+
+def _toy_sparse(sparse: SparseConfig) -> SparseConfig:
+    """At most four experts, fine-grained ones still narrower than an MLP, and one layer dense if some are."""
+    experts = min(sparse.experts, 4)
+    return replace(
+        sparse,
+        experts=experts,
+        top_k=min(sparse.top_k, experts) or 1,
+        ffn=sparse.ffn and 48,
+        dense_layers=(1,) if sparse.dense_layers else (),
     )
 
 

@@ -13,6 +13,7 @@ from megatron_nmm.config import (
     ParallelConfig,
     RunConfig,
     SourceConfig,
+    SparseConfig,
     VisionConfig,
 )
 from megatron_nmm.config.bounds import BOUNDS, pattern
@@ -25,7 +26,7 @@ from megatron_nmm.errors import ConfigError
 SOURCES = (SourceConfig("a"), SourceConfig("b"))
 RUN = replace(
     RunConfig(),
-    model=ModelConfig(vision=VisionConfig(full_layers=(0,))),
+    model=ModelConfig(vision=VisionConfig(full_layers=(0,)), sparse=SparseConfig(dense_layers=(0,))),
     parallel=ParallelConfig(stage_layers=(24,)),
     data=DataConfig(train=SOURCES),
     evaluate=EvaluateConfig(sources=SOURCES[:1]),
@@ -60,6 +61,7 @@ def test_defaults_are_legal_on_one_process() -> None:
         ("model.vision.full_layers.0=-1", "use a value of at least 0"),
         ("model.head_dim=0", "use a value of at least 1"),
         ("parallel.stage_layers.0=-1", "use a value of at least 0"),
+        ("model.sparse.dense_layers.0=-1", "use a value of at least 0"),
         ("optim.rates.vision=-1", "use a value of at least 0"),
         ("journal.telemetry=-1", "use a value of at least 0"),
         ("parallel.tensor=0", "use a value of at least 1"),

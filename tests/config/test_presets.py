@@ -5,17 +5,19 @@ from dataclasses import replace
 
 import pytest
 
-from megatron_nmm.config import DataConfig, ModelConfig, OptimConfig, ParallelConfig, RunConfig
+from megatron_nmm.config import DataConfig, ModelConfig, OptimConfig, ParallelConfig, RunConfig, SparseConfig
 from megatron_nmm.config.check import check
 from megatron_nmm.config.presets import (
     EARLY_FUSION,
     LATE_FUSION,
     MODALITY_AWARE,
+    SPARSE,
     early_fusion,
     late_fusion,
     learning_rate,
     modality_aware,
     navil,
+    sparse_early_fusion,
 )
 from megatron_nmm.errors import ConfigError
 
@@ -68,6 +70,28 @@ def test_modality_aware_differs_from_early_fusion_in_its_experts_alone() -> None
         assert modality_aware(label) == replace(early_fusion(label), modality_experts="ffn")
 
 
+def test_sparse_differs_from_early_fusion_in_its_experts_alone() -> None:
+    """P1 section 2: eight experts, one a token, in every layer; balance loss 0.01."""
+    for label in EARLY_FUSION:
+        eight = SparseConfig(experts=8, top_k=1, ffn=None, dense_layers=(), score="softmax", balance_loss=0.01)
+        assert sparse_early_fusion(label) == replace(early_fusion(label), sparse=eight)
+        assert len(sparse_early_fusion(label).sparse_layers) == 24
+
+
+@pytest.mark.parametrize(
+    ("variant", "experts", "top_k", "width"),
+    [("4e-top1", 4, 1, 5888), ("8e-top1", 8, 1, 5888), ("8e-top2", 8, 2, 5888), ("8e-top2-fine", 8, 2, 2944)],
+)
+def test_variants_of_table_13(variant: str, experts: int, top_k: int, width: int) -> None:
+    model = sparse_early_fusion("1.627b", variant)
+    assert (model.sparse.experts, model.sparse.top_k, model.expert_width, model.ffn_width) == (
+        experts,
+        top_k,
+        width,
+        5888,
+    )
+
+
 @pytest.mark.parametrize(
     ("label", "encoder", "decoder", "groups"),
     [("2b", (24, 1472, 5888, 23), (24, 2048, 8192, 16), 8), ("9b", (32, 1792, 7168, 28), (36, 4096, 12_288, 32), 8)],
@@ -85,6 +109,8 @@ FAMILY = {
     **{f"early {label}": early_fusion(label) for label in EARLY_FUSION},
     **{f"late {label}": late_fusion(label) for label in LATE_FUSION},
     **{f"modality-aware {label}": modality_aware(label) for label in MODALITY_AWARE},
+    **{f"sparse {label}": sparse_early_fusion(label) for label in EARLY_FUSION},
+    **{f"sparse 1.627b {variant}": sparse_early_fusion("1.627b", variant) for variant in SPARSE},
     "NaViL-2B": navil("2b"),
     "NaViL-9B": navil("9b"),
 }
@@ -107,6 +133,7 @@ def test_every_row_is_legal_in_the_usual_layouts(model: ModelConfig, tensor: int
         (early_fusion, "0.27b", r"no early-fusion size is called 0\.27b; the nearest is 0\.275b, all are"),
         (late_fusion, "2.43b", r"no late-fusion size is called 2\.43b; the nearest is 2\.430b, all are 0\.289b, "),
         (modality_aware, "2.280b", r"no modality-aware size is called 2\.280b; the nearest is "),
+        (sparse_early_fusion, "1.6b", r"no early-fusion size is called 1\.6b; the nearest is 1\.627b, all are"),
         (navil, "8b", r"no NaViL is called 8b; the nearest is (2|9)b, all are 2b, 9b"),
     ],
 )
@@ -115,8 +142,14 @@ def test_unknown_label(preset: Callable[[str], ModelConfig], label: str, told: s
         preset(label)
 
 
+def test_unknown_variant() -> None:
+    with pytest.raises(ConfigError, match=r"no sparse variant is called 8e-top3; the nearest is 8e-top(1|2), all are"):
+        sparse_early_fusion("0.275b", "8e-top3")
+
+
 def test_label_in_capitals() -> None:
     assert early_fusion("0.275B") == early_fusion("0.275b")
     assert navil("2B") == navil("2b")
     assert late_fusion("1B") == late_fusion("1b")
     assert modality_aware("0.275B") == modality_aware("0.275b")
+    assert sparse_early_fusion("0.275B", "8E-top1") == sparse_early_fusion("0.275b")

@@ -11,7 +11,8 @@ from megatron_nmm.config import RunConfig
 from megatron_nmm.config.check import check
 from megatron_nmm.config.overrides import apply
 from megatron_nmm.config.rules_freezing import present_parts
-from megatron_nmm.config.schema import ModelConfig, RatesConfig
+from megatron_nmm.config.schema import RatesConfig
+from megatron_nmm.config.schema_model import ModelConfig, SparseConfig
 from tests.config.test_rules import kinds, offers
 
 RUN = RunConfig()
@@ -167,7 +168,9 @@ def test_a_rate_of_a_part_that_does_not_exist_trains_nothing(changes: list[str])
 
 def test_parts_of_the_largest_model_are_all_of_them() -> None:
     model = apply(RUN, [*NAVIL, "model.modality_experts=all", "model.special_embeddings=true"]).model
-    assert present_parts(model) == tuple(part.name for part in fields(RatesConfig))
+    everything = tuple(part.name for part in fields(RatesConfig))
+    assert present_parts(model) == tuple(part for part in everything if part != "router")
+    assert "router" in present_parts(ModelConfig(sparse=SparseConfig(experts=8)))
     assert present_parts(ModelConfig(tie_embeddings=True)) == ("vision", "attention", "ffn", "norms", "embeddings")
 
 

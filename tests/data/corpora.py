@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from megatron_nmm.config.schema import DataConfig, EvaluateConfig, ModelConfig, RunConfig, SourceConfig, VisionConfig
+from megatron_nmm.config.schema import DataConfig, EvaluateConfig, RunConfig, SourceConfig
+from megatron_nmm.config.schema_model import ModelConfig, VisionConfig
 from megatron_nmm.data.plan import PackSettings, plan_folder, write_plan
 from megatron_nmm.data.rule import ImageRule, SquareRule
 from megatron_nmm.data.settings import Settings

@@ -22,13 +22,18 @@ def unkept(text: str) -> list[str]:
     """Commands that install packages without the constraints that keep torch as the container has it."""
     commands = [part for line in text.replace("\\\n", " ").splitlines() for part in line.split("&&")]
     installs = [part.strip() for part in commands if "pip install" in part and not part.lstrip().startswith("#")]
-    return [part for part in installs if "--constraint /tmp/keep.txt" not in part]
+    return [part for part in installs if not {"--constraint /tmp/keep.txt", "--no-deps --editable ."} & _has(part)]
+
+
+def _has(part: str) -> set[str]:
+    """Which of the ways to leave torch alone a command takes; one's own package without dependencies brings none."""
+    return {way for way in ("--constraint /tmp/keep.txt", "--no-deps --editable .") if way in part}
 
 
 def ignored_but_needed(ignore: str) -> list[str]:
     """Files setup.py and the image need that an allow-list .dockerignore does not let into the build context."""
     allowed = {line.removeprefix("!") for line in ignore.splitlines() if line.startswith("!")}
-    needed = {"LICENSE", "README.md", "examples", "megatron_nmm", "pyproject.toml", "setup.py", "tools"}
+    needed = {"LICENSE", "README.md", "examples", "kernels", "megatron_nmm", "pyproject.toml", "setup.py", "tools"}
     return sorted(needed - allowed)
 
 

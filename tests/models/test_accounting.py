@@ -1,10 +1,10 @@
 """Counts: the papers' sizes, small models counted by hand, FLOPs with frozen parts."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 
 import pytest
 
-from megatron_nmm.config import ModelConfig, RatesConfig, VisionConfig
+from megatron_nmm.config import ModelConfig, RatesConfig, SparseConfig, VisionConfig
 from megatron_nmm.config.presets import (
     EARLY_FUSION,
     LATE_FUSION,
@@ -14,6 +14,7 @@ from megatron_nmm.config.presets import (
     late_fusion,
     modality_aware,
     navil,
+    sparse_early_fusion,
 )
 from megatron_nmm.data.rule import SPECIAL_TABLE
 from megatron_nmm.models.accounting import IMAGE_SHARE, Work, parameters, six_nd, step_flops
@@ -39,7 +40,17 @@ NAVIL_LIKE = replace(
         full_layers=(1,),
     ),
 )
-WORK = Work(tokens=7, attended_pairs=20, logit_tokens=3, patches=4, visual_tokens=2, view_pairs=16, window_pairs=10)
+SPARSE = replace(SMALL, layers=3, sparse=SparseConfig(experts=4, top_k=2, ffn=3, dense_layers=(1,)))
+WORK = Work(
+    tokens=7,
+    attended_pairs=20,
+    logit_tokens=3,
+    patches=4,
+    filled_tokens=6,
+    visual_tokens=2,
+    view_pairs=16,
+    window_pairs=10,
+)
 """Of a step; the small numbers tell which count a term was multiplied with."""
 
 
@@ -127,6 +138,20 @@ def test_small_encoders_counted_by_hand() -> None:
     assert parameters(replace(NAVIL_LIKE, modality_experts="ffn")).visual_experts == 2 * (60 + 30)
 
 
+def test_small_sparse_model_counted_by_hand() -> None:
+    # An expert: fc1 6 x 6, fc2 3 x 6; of four a token takes two. Two layers are sparse, the third has 60 + 30.
+    counted, dense = parameters(SPARSE), parameters(replace(SMALL, layers=3))
+    assert counted.idle_experts == 2 * 2 * (36 + 18)
+    assert counted.routers == counted.by_part["router"] == 2 * 4 * 6
+    assert counted.by_part["ffn"] == 2 * 4 * (36 + 18) + 90
+    assert counted.decoder == 3 * (60 + 36) + 2 * 2 * (36 + 18) + 90
+    assert counted.total == dense.total - 2 * 90 + 2 * 4 * (36 + 18) + counted.routers
+    assert counted.active == counted.total - counted.idle_experts
+    assert counted.paper == counted.decoder + 132
+    assert counted.paper_total == counted.paper + counted.idle_experts
+    assert (dense.idle_experts, dense.routers, dense.paper_total) == (0, 0, dense.paper)
+
+
 def test_rows_of_the_special_table_are_those_of_the_data() -> None:
     assert SPECIAL_ROWS == SPECIAL_TABLE
 
@@ -191,6 +216,32 @@ def test_flops_of_experts_and_windows_by_hand() -> None:
     assert step_flops(NAVIL_LIKE, WORK).by_term == backward_too(text | visual | encoder)
 
 
+def test_flops_of_sparse_experts_by_hand() -> None:
+    """Six of seven positions are no padding, and each goes through two experts; the router scores all seven."""
+    forward = {name: n * 3 // 2 for name, n in DECODER.items() if name != "output_layer"} | {
+        "linear_fc1": 2 * 7 * 60,
+        "linear_fc2": 2 * 7 * 30,
+        "router": 2 * 2 * 7 * 4 * 6,
+        "experts.linear_fc1": 2 * 2 * 2 * 6 * 6 * 6,
+        "experts.linear_fc2": 2 * 2 * 2 * 6 * 3 * 6,
+        "output_layer": DECODER["output_layer"],
+        "patch_stem": 2 * 4 * 12 * 6,
+    }
+    flops = step_flops(SPARSE, WORK)
+    assert flops.by_term == backward_too(forward)
+    assert flops.forward == sum(forward.values())
+
+
+def test_one_expert_a_token_costs_as_much_as_a_dense_mlp_and_its_router() -> None:
+    sparse, work = replace(SMALL, sparse=SparseConfig(experts=8)), replace(WORK, filled_tokens=WORK.tokens)
+    flops = step_flops(sparse, work)
+    assert flops.total - flops.by_term["router"] == step_flops(SMALL, work).total
+    assert six_nd(sparse, 1000) == six_nd(SMALL, 1000)
+    two = replace(SMALL, sparse=SparseConfig(experts=8, top_k=2))
+    assert six_nd(two, 1000) - six_nd(SMALL, 1000) == 6 * 1000 * parameters(SMALL).by_part["ffn"]
+    assert six_nd(sparse_early_fusion("0.275b"), 1000) == six_nd(early_fusion("0.275b"), 1000)
+
+
 def test_experts_cost_no_operations() -> None:
     """Each token takes one of two: as many operations as a dense model."""
     for experts in ("ffn", "all"):
@@ -218,7 +269,7 @@ def test_flops_grow_with_what_each_term_depends_on(count: str, doubled: set[str]
     assert {name for name in base if more[name] == 2 * base[name]} == doubled
 
 
-FROZEN = RatesConfig(*(0.0,) * 10)
+FROZEN = RatesConfig(**{field.name: 0.0 for field in fields(RatesConfig)})
 TEXT = ("linear_qkv", "linear_proj", "linear_fc1", "linear_fc2")
 
 
@@ -270,6 +321,22 @@ def test_twins_of_a_layer_do_not_share_gradients_before_they_meet() -> None:
     assert {name: found[name] for name in found if "fc" in name} == {
         "linear_fc1": 1, "linear_fc2": 1, "visual.linear_fc1": 2, "visual.linear_fc2": 3,
     }  # fmt: skip
+
+
+def test_router_and_experts_of_a_layer_do_not_share_gradients() -> None:
+    """Scores weigh answers: a router that trains alone asks for no gradient of the experts beside it."""
+    lone = replace(SMALL, layers=1, sparse=SparseConfig(experts=4))
+    names = ("router", "experts.linear_fc1", "experts.linear_fc2", "output_layer")
+    found = factors(lone, replace(FROZEN, router=1))
+    assert [found[name] for name in names] == [2, 1, 1, 2]
+    assert found["linear_qkv"] == found["attention_scores"] == 1
+    found = factors(lone, replace(FROZEN, ffn=1))
+    assert [found[name] for name in names] == [1, 2, 3, 2]
+    found = factors(lone, replace(RatesConfig(), ffn=0, router=0))
+    assert [found[name] for name in names] == [2, 2, 2, 3]
+    # Of two layers, the second has the gradients of its rows.
+    found = factors(replace(lone, layers=2), replace(FROZEN, router=1))
+    assert [found[name] for name in names] == [2.5, 1.5, 1.5, 2]
 
 
 def test_exact_count_nears_six_nd_where_attention_is_small() -> None:

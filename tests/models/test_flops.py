@@ -11,8 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from megatron_nmm.config import DataConfig, ModelConfig, OptimConfig, RatesConfig, RunConfig, VisionConfig
-from megatron_nmm.config.presets import late_fusion, navil
+from megatron_nmm.config import DataConfig, ModelConfig, OptimConfig, RatesConfig, RunConfig, SparseConfig, VisionConfig
+from megatron_nmm.config.presets import late_fusion, navil, sparse_early_fusion
 from megatron_nmm.data.batch import Batch
 from megatron_nmm.data.collate import collate
 from megatron_nmm.data.load import Loaded
@@ -42,6 +42,16 @@ WINDOWS = replace(
         WINDOWS.model, vision=replace(WINDOWS.model.vision, window=4, full_layers=(1,), connector="mlp", bias=True)
     ),
 )
+BY_ROW = SparseConfig(experts=8, top_k=2, dense_layers=(0,), score="sigmoid", balance_over="row", z_loss=1e-3)
+SPARSE = {
+    "top-1": layouts.toy(RunConfig(model=sparse_early_fusion("0.275b"))),
+    "top-2": layouts.toy(RunConfig(model=sparse_early_fusion("0.275b", "8e-top2"))),
+    "fine-grained": layouts.toy(RunConfig(model=sparse_early_fusion("0.275b", "8e-top2-fine"))),
+    "a dense layer, balance by row": layouts.toy(RunConfig(model=ModelConfig(sparse=BY_ROW))),
+    "late, normalised": layouts.toy(
+        RunConfig(model=replace(LATE.model, sparse=SparseConfig(experts=8, normalise=True)))
+    ),
+}
 FAMILY = {
     "early": TOY,
     "grouped, tied, causal": GROUPED,
@@ -49,6 +59,7 @@ FAMILY = {
     "modality-aware": AWARE,
     "NaViL": NAVIL,
     "late with windows": WINDOWS,
+    **SPARSE,
 }
 TEXT_FROZEN = RatesConfig(attention=0, ffn=0, norms=0, embeddings=0, output=0)
 

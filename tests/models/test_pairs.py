@@ -6,7 +6,7 @@ from itertools import accumulate, pairwise
 import pytest
 import torch
 
-from megatron_nmm.config.schema import ImageMask
+from megatron_nmm.config.schema_model import ImageMask
 from megatron_nmm.errors import DataError
 from megatron_nmm.models.accounting import attended_pairs, view_pairs, window_pairs
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from megatron_nmm.config import ModelConfig, RunConfig, VisionConfig
-from megatron_nmm.config.presets import early_fusion, late_fusion, modality_aware, navil
+from megatron_nmm.config import ModelConfig, RunConfig, SparseConfig, VisionConfig
+from megatron_nmm.config.presets import SPARSE, early_fusion, late_fusion, modality_aware, navil, sparse_early_fusion
 from megatron_nmm.models.accounting import parameters
 from megatron_nmm.models.parts import part_of
 from megatron_nmm.verify.workers import Place, WorkerPool
@@ -22,6 +22,8 @@ EARLY = {
 """P1 Table 6 and its hold-out model, billions of decoder and embedding parameters."""
 LATE = {"1.748b": 1.748, "2.430b": 2.430}
 """P1's late-fusion sizes that one way of counting meets to three decimals: encoder and decoder matrices, embeddings."""
+SPARSE_TOTALS = {"0.275b": 1.20, "0.464b": 2.15, "0.932b": 4.51, "1.627b": 8.18, "2.280b": 11.76, "3.354b": 17.53}
+"""Early-fusion sizes with eight experts in all 24 layers, every one of them counted, as Table 6 counts (derived)."""
 SMALL = ModelConfig(layers=2, width=64, heads=4, query_groups=2, ffn=96, vocabulary=128)
 ENCODER = VisionConfig(depth=3, width=48, heads=3, patch=4)
 
@@ -86,6 +88,30 @@ def test_modality_aware_mlp_doubles_the_mlps_alone(pool: WorkerPool) -> None:
     assert all(".mlp.visual." in name for name in added)
 
 
+@pytest.mark.parametrize("label", SPARSE_TOTALS)
+def test_sparse_sizes(label: str, pool: WorkerPool) -> None:
+    """Active like the dense model of that label, eight times its MLPs in total, and a router in every layer besides."""
+    model, dense = sparse_early_fusion(label), parameters(early_fusion(label))
+    counts, table = built(model, pool), parameters(model)
+    experts = tuple(f".mlp.experts.{name}.weight" for name in ("linear_fc1", "linear_fc2"))
+    assert round(billions(counts, MATRICES + TABLES), 2) == SPARSE_TOTALS[label] == round(table.paper_total / 1e9, 2)
+    assert (table.paper, table.decoder) == (dense.paper, dense.decoder)
+    assert sum(n for name, n in counts.items() if name.endswith(experts)) == 8 * dense.by_part["ffn"]
+    assert sum(n for name, n in counts.items() if ".router." in name) == table.routers == 24 * 8 * model.width
+    assert table.active == dense.total + table.routers
+    assert table.total == table.active + table.idle_experts == table.active + 7 * dense.by_part["ffn"]
+
+
+@pytest.mark.parametrize(("variant", "active", "total"), zip(SPARSE, (1, 1, 2, 1), (4, 8, 8, 4), strict=True))
+def test_sparse_variants(variant: str, active: int, total: int, pool: WorkerPool) -> None:
+    """Active and all experts of a layer, in units of the dense model's MLP."""
+    model, dense = sparse_early_fusion("0.275b", variant), parameters(early_fusion("0.275b"))
+    table = parameters(model)
+    built(model, pool)
+    assert table.decoder - dense.decoder == (active - 1) * dense.by_part["ffn"]
+    assert table.by_part["ffn"] == total * dense.by_part["ffn"]
+
+
 @pytest.mark.parametrize(
     ("label", "encoder", "language_model", "active", "total"),
     [
@@ -123,6 +149,8 @@ def test_navil(label: str, encoder: int, language_model: float, active: float, t
         replace(SMALL, modality_experts="all", special_embeddings=True, tie_embeddings=True),
         replace(SMALL, modality_experts="all", qk_norm=False, head_dim=24),
         replace(SMALL, modality_experts="ffn", special_embeddings=True, vision=ENCODER),
+        replace(SMALL, layers=3, sparse=SparseConfig(experts=4, top_k=2, ffn=40, dense_layers=(0, 2)), vision=ENCODER),
+        replace(SMALL, sparse=SparseConfig(experts=6, score="sigmoid", bias_rate=1e-3), tie_embeddings=True),
     ],
     ids=[
         "grouped, tied",
@@ -134,6 +162,8 @@ def test_navil(label: str, encoder: int, language_model: float, active: float, t
         "experts",
         "plain",
         "ffn",
+        "dense layers",
+        "bias of the router",
     ],
 )
 def test_every_choice_counts(model: ModelConfig, pool: WorkerPool) -> None:

@@ -4,8 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from megatron_nmm.config import DataConfig, ModelConfig, OptimConfig, ParallelConfig, RatesConfig, RunConfig
-from megatron_nmm.config.presets import early_fusion, late_fusion, navil
+from megatron_nmm.config import (
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    ParallelConfig,
+    RatesConfig,
+    RunConfig,
+    SparseConfig,
+)
+from megatron_nmm.config.presets import early_fusion, late_fusion, navil, sparse_early_fusion
 from megatron_nmm.models.accounting import Work, parameters, step_flops
 from megatron_nmm.models.pipeline_plan import stage_costs, stage_layers, stage_note, typical_row
 from megatron_nmm.models.to_mcore import pipeline_layout
@@ -26,7 +34,15 @@ def test_costs_are_those_of_the_accounting() -> None:
     """A layer, what stands before and what comes after them make up the step."""
     run = spread(late_fusion("1.748b"), 4)
     costs, row = stage_costs(run), typical_row(run)
-    assert row == Work(1024, 1024 * 1025 // 2, 467, patches=557, visual_tokens=557, view_pairs=557 * 256)
+    assert row == Work(
+        tokens=1024,
+        attended_pairs=1024 * 1025 // 2,
+        logit_tokens=467,
+        patches=557,
+        filled_tokens=1024,
+        visual_tokens=557,
+        view_pairs=557 * 256,
+    )
     assert run.model.layers * costs.layer + costs.first + costs.last == step_flops(run.model, row).total
     # The encoder reads 557 of 1,024 tokens; both have 24 layers.
     counted = parameters(run.model)
@@ -53,6 +69,28 @@ def test_encoder_and_output_layer_weigh_as_much_as_they_compute() -> None:
     assert last < first <= 7
     assert stage_layers(spread(late_fusion("2.430b"), 4))[0] < 6
     assert stage_layers(replace(NAVIL, parallel=ParallelConfig(pipeline=4)))[0] == 0
+
+
+def test_sparse_layers_weigh_as_much_as_a_token_takes_of_them() -> None:
+    """One of eight experts costs what an MLP does, and a router; two make layers outweigh the output layer more."""
+    dense, one, two = (
+        stage_costs(spread(model, 4))
+        for model in (early_fusion("0.275b"), sparse_early_fusion("0.275b"), sparse_early_fusion("0.275b", "8e-top2"))
+    )
+    assert (one.first, one.last) == (two.first, two.last) == (dense.first, dense.last)
+    assert one.layer == dense.layer + 6 * 1024 * 8 * 800
+    assert two.layer == one.layer + 6 * 1024 * 3 * 800 * 2304
+    plans = [stage_layers(spread(sparse_early_fusion("0.275b", variant), 4))[-1] for variant in ("8e-top1", "8e-top2")]
+    assert plans[0] < plans[1]
+
+
+def test_a_layer_costs_the_mean_where_some_are_dense() -> None:
+    model = replace(early_fusion("0.275b"), sparse=SparseConfig(experts=8, top_k=2, dense_layers=tuple(range(6))))
+    costs, run = stage_costs(spread(model, 4)), spread(model, 4)
+    assert 24 * costs.layer + costs.first + costs.last == step_flops(model, typical_row(run)).total
+    expert = 6 * 1024 * 3 * 800 * 2304
+    router = 6 * 1024 * 8 * 800
+    assert costs.layer == stage_costs(spread(early_fusion("0.275b"), 4)).layer + 18 / 24 * (expert + router)
 
 
 def test_frozen_encoder_costs_its_forward_pass_alone() -> None:

@@ -26,7 +26,7 @@ def join(batches: Sequence[Batch]) -> Batch:
         name: torch.cat([getattr(b, name) + offset * length for b, offset in zip(batches, offsets, strict=True)])
         for name in FLAT
     }
-    whole = (*PER_POSITION, "patches", "grids", "special_rows")
+    whole = (*PER_POSITION, "filled", "patches", "grids", "special_rows")
     return Batch(
         **{name: torch.cat([getattr(b, name) for b in batches]) for name in whole},
         document_starts=torch.cat(starts),

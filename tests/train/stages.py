@@ -65,8 +65,8 @@ def take_steps(place: Place, run: RunConfig, state: compare.State) -> Trained:
             gradients(model, run, world, step)
             norms.append(optimizer.step(step).grad_norm)
         owned = [(name, param) for name, param in model.named_parameters() if hasattr(param, "main_grad")]
-        moments = [moment for kept in optimizer._adamw.state.values() for moment in kept.values()]
-        stepped = [param for group in optimizer._adamw.param_groups for param in group["params"]]
+        moments = [moment for adamw in optimizer.adamws for kept in adamw.state.values() for moment in kept.values()]
+        stepped = [param for adamw in optimizer.adamws for group in adamw.param_groups for param in group["params"]]
         return Trained(
             weights=full_state.gather(model, world),
             norms=norms,

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from megatron_nmm.config import (
     DataConfig,
@@ -13,8 +14,8 @@ from megatron_nmm.config import (
     RunConfig,
     VisionConfig,
 )
-from megatron_nmm.config.presets import navil
-from megatron_nmm.config.schema import ImageMask
+from megatron_nmm.config.presets import navil, sparse_early_fusion
+from megatron_nmm.config.schema_model import ImageMask
 from megatron_nmm.data.batch import Batch
 from megatron_nmm.models.accounting import Work, attended_pairs, step_flops, window_pairs
 from megatron_nmm.train.meter import Meter, Reading, batch_flops, work
@@ -25,6 +26,7 @@ RUN = layouts.toy(RunConfig())
 NATIVE = DataConfig(image_rule="native", multi_scale=True, augment=False)
 WINDOWED = layouts.toy(RunConfig(model=ModelConfig(vision=VisionConfig(depth=24, window=8, full_layers=(1,)))))
 NAVIL = layouts.toy(RunConfig(model=navil("2b"), data=NATIVE))
+SPARSE = layouts.toy(RunConfig(model=sparse_early_fusion("0.275b", "8e-top2-fine")))
 
 
 def _pairs(batch: Batch, mask: ImageMask) -> int:
@@ -49,6 +51,7 @@ def test_work_of_a_batch(run: RunConfig, mask: ImageMask, images: bool) -> None:
             attended_pairs=_pairs(batch, mask),
             logit_tokens=int(batch.loss_weight.sum()),
             patches=int((batch.modality == 1).sum()) * model.vision.shuffle**2,
+            filled_tokens=int((batch.tokens != synthetic.SPECIAL["pad"]).sum()),
             visual_tokens=int(
                 (batch.modality == 1).sum() + (batch.tokens == synthetic.SPECIAL["begin_of_image"]).sum()
             ),
@@ -56,6 +59,16 @@ def test_work_of_a_batch(run: RunConfig, mask: ImageMask, images: bool) -> None:
             window_pairs=sum(window_pairs(*view, model.vision.window) for view in views),
         )
         assert bool(views) == images
+
+
+def test_padding_costs_no_experts() -> None:
+    """Half as many documents take half as much of the experts, and all else but attention as before."""
+    run = layouts.toy(RunConfig(model=sparse_early_fusion("0.275b")))
+    [batch] = synthetic.batches(run, 1, seed=5)
+    full, half = (replace(batch, filled=torch.tensor(filled)) for filled in ([96, 96], [96, 0]))
+    most, least = (step_flops(run.model, work(each, run.model)).by_term for each in (full, half))
+    assert {name for name in most if most[name] == 2 * least[name]} == {"experts.linear_fc1", "experts.linear_fc2"}
+    assert sum(most[name] == least[name] for name in most) == len(most) - 2
 
 
 def test_flops_of_batches_are_the_sum_of_each() -> None:
@@ -67,14 +80,16 @@ def test_flops_of_batches_are_the_sum_of_each() -> None:
 
 @pytest.mark.parametrize(
     "run",
-    [RUN, NAVIL, replace(NAVIL, optim=OptimConfig(rates=RatesConfig(vision=0, ffn=0)))],
-    ids=["early", "NaViL", "frozen"],
+    [RUN, SPARSE, NAVIL, replace(NAVIL, optim=OptimConfig(rates=RatesConfig(vision=0, ffn=0)))],
+    ids=["early", "sparse", "NaViL", "frozen"],
 )
 def test_rates_are_those_of_all_ranks(run: RunConfig, pool: WorkerPool) -> None:
     batches = synthetic.batches(run, 4, seed=1)
     tokens = sum(batch.tokens.numel() for batch in batches)
     image_tokens = sum(int((batch.modality == 1).sum()) for batch in batches)
-    for parallel in (ParallelConfig(), ParallelConfig(tensor=2)):
+    # Sparse experts under tensor parallelism ask for sequence parallelism.
+    tensor = ParallelConfig(tensor=2, sequence=bool(run.model.sparse_layers))
+    for parallel in (ParallelConfig(), tensor):
         readings: list[Reading] = pool.run(2, _read, replace(run, parallel=parallel))
         for reading in readings:
             ratio = reading.flops_per_second / reading.tokens_per_second

@@ -134,7 +134,7 @@ def _first_moments(place: Place, run: RunConfig) -> tuple[float, float]:
         model = build(run, world)
         optimizer = Optimizer(run, model, world)
         (update,) = _train(model, optimizer, run, world, range(1, 2))
-        moments = [state["exp_avg"] for state in optimizer._adamw.state.values()]
+        moments = [state["exp_avg"] for adamw in optimizer.adamws for state in adamw.state.values()]
         taken = torch.cat([moment.flatten() for moment in moments]).norm() / (1 - run.optim.beta1)
         return update.grad_norm, float(taken)
 

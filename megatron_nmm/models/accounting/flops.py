@@ -1,15 +1,16 @@
 """Floating-point operations of a training step: every matrix product, in the order of the forward pass.
 
 One multiply-add counts as two operations, as torch's FlopCounterMode counts it. Norms, activations, RoPE and softmax
-are left out: they stay below one percent.
+are left out: they stay below one percent. So are the sums behind a router's balance loss.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from megatron_nmm.config.schema import ModelConfig, RatesConfig
+from megatron_nmm.config.schema import RatesConfig
+from megatron_nmm.config.schema_model import ModelConfig
 from megatron_nmm.models.accounting.parameters import parameters
-from megatron_nmm.models.accounting.tensors import DECODER_LAYER, TENSORS, VISION_LAYER, VISUAL
+from megatron_nmm.models.accounting.tensors import DECODER_LAYER, SPARSE, TENSORS, VISION_LAYER, VISUAL
 
 IMAGE_SHARE = 0.544
 """Share of image tokens where it is not known: P1's Dv = 0.544 D, of its mixture 45-45-10."""
@@ -27,6 +28,8 @@ class Work:
     """Positions whose logits are computed."""
     patches: int = 0
     """Image patches through the stem."""
+    filled_tokens: int = 0
+    """Decoder positions that are not padding: sparse experts take no other; read only for a model that has some."""
     visual_tokens: int = 0
     """Decoder positions that visual experts take; read only for a model that has some."""
     view_pairs: int = 0
@@ -105,8 +108,11 @@ def _forward_pass(model: ModelConfig, work: Work) -> Iterator[Sequence[Lane]]:
     images = _encoder(model, work) if model.vision.depth else [_weight("patch_stem", model, work.patches)]
     tables = [[_Product("", "embeddings", 0)], [_Product("", "special_embeddings", 0)] * model.special_embeddings]
     yield [images, *tables]
-    for _ in range(model.layers):
-        yield from _decoder_layer(model, work)
+    sparse = frozenset(model.sparse_layers)
+    for layer in range(model.layers):
+        yield from _attention(model, work)
+        yield [[_Product("", "norms", 0)]]
+        yield _experts(model, work) if layer in sparse else _by_modality(model, work, "linear_fc1", "linear_fc2")
     yield [[_Product("", "norms", 0)]]
     part = "embeddings" if model.tie_embeddings else "output"
     yield [[_Product("output_layer", part, 2 * work.logit_tokens * model.vocabulary * model.width)]]
@@ -138,8 +144,8 @@ def _encoder(model: ModelConfig, work: Work) -> list[_Product]:
     return lane
 
 
-def _decoder_layer(model: ModelConfig, work: Work) -> Iterator[Sequence[Lane]]:
-    """Norm, projections, joint attention, projections, norm, MLP; each modality in a lane of its own."""
+def _attention(model: ModelConfig, work: Work) -> Iterator[Sequence[Lane]]:
+    """Norm, projections, joint attention, projections; each modality in a lane of its own."""
     attention = 2 * work.attended_pairs * model.heads * model.head_width
     yield [[_Product("", "norms", 0)]]
     yield _by_modality(model, work, "linear_qkv")
@@ -150,8 +156,13 @@ def _decoder_layer(model: ModelConfig, work: Work) -> Iterator[Sequence[Lane]]:
         ]
     ]
     yield _by_modality(model, work, "linear_proj")
-    yield [[_Product("", "norms", 0)]]
-    yield _by_modality(model, work, "linear_fc1", "linear_fc2")
+
+
+def _experts(model: ModelConfig, work: Work) -> list[Lane]:
+    """The router scores every position; its scores weigh what ``top_k`` experts make of each that is not padding."""
+    rows = work.filled_tokens * model.sparse.top_k
+    experts = [_weight("experts.linear_fc1", model, rows), _weight("experts.linear_fc2", model, rows)]
+    return [[_weight("router", model, work.tokens)], experts]
 
 
 def _by_modality(model: ModelConfig, work: Work, *names: str) -> list[Lane]:
@@ -165,11 +176,11 @@ def _by_modality(model: ModelConfig, work: Work, *names: str) -> list[Lane]:
 
 
 def _weight(name: str, model: ModelConfig, rows: int) -> _Product:
-    """``rows`` through one matrix of one layer."""
+    """``rows`` through one matrix of one layer, or of experts that share them."""
     tensor = TENSORS[name]
     return _Product(name, tensor.part, 2 * rows * tensor.values(model))
 
 
 def decoder_terms() -> frozenset[str]:
-    """Names of the terms that every decoder layer has an equal share of."""
-    return frozenset({*DECODER_LAYER, *VISUAL, "attention_scores", "attention_values"})
+    """Names of the terms that decoder layers make up."""
+    return frozenset({*DECODER_LAYER, *SPARSE, *VISUAL, "attention_scores", "attention_values"})

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from megatron_nmm.config.schema import ImageMask
+from megatron_nmm.config.schema_model import ImageMask
 from megatron_nmm.errors import DataError
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from megatron_nmm.config.schema import ModelConfig
+from megatron_nmm.config.schema_model import ModelConfig
 from megatron_nmm.models.accounting.tensors import tensors
 
 
@@ -12,7 +12,13 @@ class Parameters:
     """Values by what they are for, frozen ones included."""
 
     decoder: int
-    """Matrices of the decoder layers that text takes; images too where they have none of their own."""
+    """Matrices of the decoder layers that a token of text takes; images too where they have none of their own. Of
+    sparse experts ``top_k`` count; routers do not, so that a model whose experts are as wide as the MLP of a dense one
+    has N of the dense one, as in P1."""
+    idle_experts: int
+    """Matrices of the sparse experts that a token leaves out."""
+    routers: int
+    """Routers of sparse experts."""
     visual_experts: int
     """Matrices, and norms of queries and keys, of the decoder layers that image tokens alone take."""
     embeddings: int
@@ -35,25 +41,35 @@ class Parameters:
         return self.vision_matrices + self.decoder + self.embeddings
 
     @property
+    def paper_total(self) -> int:
+        """The same with every sparse expert, active or not."""
+        return self.paper + self.idle_experts
+
+    @property
     def total(self) -> int:
         """Every value."""
         return sum(self.by_part.values())
 
     @property
     def active(self) -> int:
-        """Values that one image and the text around it pass: of modality experts each token takes one."""
-        return self.total - self.visual_experts
+        """Values that one image and the text around it pass: of modality experts each token takes one, of sparse
+        experts ``top_k``."""
+        return self.total - self.visual_experts - self.idle_experts
 
 
 def parameters(model: ModelConfig) -> Parameters:
     """Exact counts of ``model``."""
     kinds: dict[tuple[str, str], int] = {}
     parts: dict[str, int] = {}
+    idle = 0
     for _, tensor, count in tensors(model):
+        idle += tensor.idle(model)
         kinds[tensor.part, tensor.kind] = kinds.get((tensor.part, tensor.kind), 0) + count
         parts[tensor.part] = parts.get(tensor.part, 0) + count
     return Parameters(
-        decoder=_sum(kinds, ("attention", "matrix"), ("ffn", "matrix")),
+        decoder=_sum(kinds, ("attention", "matrix"), ("ffn", "matrix")) - idle,
+        idle_experts=idle,
+        routers=parts.get("router", 0),
         visual_experts=parts.get("visual_attention", 0) + parts.get("visual_ffn", 0),
         embeddings=_sum(kinds, ("embeddings", "table"), ("output", "table")),
         special_embeddings=parts.get("special_embeddings", 0),

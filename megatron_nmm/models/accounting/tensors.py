@@ -1,13 +1,14 @@
-"""Every tensor of a model as one table: its part, how many values it has, how many layers have it.
+"""Every tensor of a model as one table: its part, how many values it has, how often the model has it.
 
-Symbols: w width, h MLP width, V vocabulary. The parts are those of models/parts.py, the fields of config.RatesConfig.
+Symbols: w width, h MLP width, V vocabulary, E sparse experts in a layer, F width of one of them. The parts are those of
+models/parts.py, the fields of config.RatesConfig.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from megatron_nmm.config.schema import ModelConfig
+from megatron_nmm.config.schema_model import ModelConfig
 
 Count = Callable[[ModelConfig], int]
 Kind = Literal["matrix", "table", "stem", "gain", "bias"]
@@ -23,13 +24,21 @@ class Tensor:
     LayerScale; bias."""
     values: Count
     copies: Count
-    """How many layers have it; 0 = this model has none."""
+    """How often the model has it, in layers and experts together; 0 = not at all."""
+    taken: Count | None = None
+    """Of the copies, those that one token passes; None = all."""
 
     def count(self, model: ModelConfig) -> int:
-        """Values over all layers."""
-        copies = self.copies(model)
+        """Values of all copies."""
+        return self._of(self.copies, model)
+
+    def idle(self, model: ModelConfig) -> int:
+        """Values of the copies that a token leaves out."""
+        return 0 if self.taken is None else self.count(model) - self._of(self.taken, model)
+
+    def _of(self, copies: Count, model: ModelConfig) -> int:
         # A model without the tensor need not have the shape to count one.
-        return copies * self.values(model) if copies else 0
+        return number * self.values(model) if (number := copies(model)) else 0
 
 
 def _once(model: ModelConfig) -> int:
@@ -38,6 +47,24 @@ def _once(model: ModelConfig) -> int:
 
 def _layers(model: ModelConfig) -> int:
     return model.layers
+
+
+def _dense_layers(model: ModelConfig) -> int:
+    return model.layers - len(model.sparse_layers)
+
+
+def _sparse_layers(model: ModelConfig) -> int:
+    return len(model.sparse_layers)
+
+
+def _experts(model: ModelConfig) -> int:
+    """Sparse experts of all layers."""
+    return len(model.sparse_layers) * model.sparse.experts
+
+
+def _chosen_experts(model: ModelConfig) -> int:
+    """Those of them that one token passes."""
+    return len(model.sparse_layers) * model.sparse.top_k
 
 
 def _depth(model: ModelConfig) -> int:
@@ -82,10 +109,19 @@ DECODER_LAYER: dict[str, Tensor] = {
     "k_layernorm": Tensor("attention", "gain", lambda m: m.head_width if m.qk_norm else 0, _layers),
     "linear_proj": Tensor("attention", "matrix", lambda m: m.heads * m.head_width * m.width, _layers),
     "pre_mlp_layernorm": Tensor("norms", "gain", lambda m: m.width, _layers),
-    "linear_fc1": Tensor("ffn", "matrix", lambda m: m.width * 2 * m.ffn_width, _layers),  # gate and up
-    "linear_fc2": Tensor("ffn", "matrix", lambda m: m.ffn_width * m.width, _layers),
+    "linear_fc1": Tensor("ffn", "matrix", lambda m: m.width * 2 * m.ffn_width, _dense_layers),  # gate and up
+    "linear_fc2": Tensor("ffn", "matrix", lambda m: m.ffn_width * m.width, _dense_layers),
 }
 """One decoder layer, in the order of its forward pass; no linear layer has a bias."""
+
+SPARSE: dict[str, Tensor] = {
+    # [E, w]; the bias that steers the load (sparse.bias_rate) is not trained by gradients and no parameter.
+    "router": Tensor("router", "matrix", lambda m: m.sparse.experts * m.width, _sparse_layers),
+    # Of one expert: the model's own tensors are [E, 2F, w] and [E, w, F].
+    "experts.linear_fc1": Tensor("ffn", "matrix", lambda m: m.width * 2 * m.expert_width, _experts, _chosen_experts),
+    "experts.linear_fc2": Tensor("ffn", "matrix", lambda m: m.expert_width * m.width, _experts, _chosen_experts),
+}
+"""What a sparse layer has in place of linear_fc1 and linear_fc2; a padding position passes the router alone."""
 
 EXPERTS: dict[str, Count] = {
     "attention": lambda m: m.layers if m.modality_experts == "all" else 0,
@@ -134,6 +170,7 @@ TENSORS: dict[str, Tensor] = {
     ),
     "word_embeddings": Tensor("embeddings", "table", lambda m: m.vocabulary * m.width, _once),
     **DECODER_LAYER,
+    **SPARSE,
     **VISUAL,
     "final_layernorm": Tensor("norms", "gain", lambda m: m.width, _once),
     "output_layer": Tensor("output", "table", lambda m: m.vocabulary * m.width, lambda m: int(not m.tie_embeddings)),
@@ -145,7 +182,7 @@ SPECIAL_ROWS = 12
 
 
 def tensors(model: ModelConfig) -> Iterator[tuple[str, Tensor, int]]:
-    """(name, tensor, values over all layers) of every tensor that ``model`` has."""
+    """(name, tensor, values of all its copies) of every tensor that ``model`` has."""
     for name, tensor in TENSORS.items():
         if count := tensor.count(model):
             yield name, tensor, count

@@ -11,13 +11,15 @@ from typing import Any
 
 import torch
 
-from megatron_nmm.config import ModelConfig
+from megatron_nmm.config import RunConfig
 from megatron_nmm.data.batch import Batch
 from megatron_nmm.device.protocol import AttentionBackend
 from megatron_nmm.models.attention import flex, per_document
 from megatron_nmm.models.attention.layout import PackedLayout
 from megatron_nmm.models.experts.routing import Routing
 from megatron_nmm.models.rope import Rotation, rotate
+from megatron_nmm.models.sparse.plan import SparsePlan
+from megatron_nmm.parallel.world import World
 
 BACKENDS: dict[AttentionBackend, ModuleType] = {"per_document": per_document, "flex": flex}
 """Each backend module has ``prepare(layout, device)`` and ``attend(q, k, v, prepared, scale)``."""
@@ -32,6 +34,8 @@ class AttentionPlan:
     backend: AttentionBackend
     routing: Routing | None = None
     """Which rows are whose, for layers with modality experts; None where there is one modality only."""
+    sparse: SparsePlan | None = None
+    """Tokens as routers see them, for layers with sparse experts."""
     windows: Any = None
     """What ``prepared`` is, for layers that attend within windows (WindowAttention)."""
     qkv_format: str = "thd"
@@ -43,12 +47,18 @@ class AttentionPlan:
 
     @staticmethod
     def of(
-        batch: Batch, model: ModelConfig, backend: AttentionBackend, device: torch.device, dtype: torch.dtype
+        batch: Batch, run: RunConfig, world: World, dtype: torch.dtype, loss_scale: torch.Tensor | None = None
     ) -> "AttentionPlan":
-        """Work the plan of ``batch`` out on the host."""
+        """Work the plan of ``batch`` out on the host; ``loss_scale`` as SparsePlan has it."""
+        model, device, backend = run.model, world.device.torch_device, world.device.attention_backend
         layout = PackedLayout.of(batch, model.image_mask)
         rotation = Rotation.at(batch.positions.reshape(-1), model.head_width, model.rope_base, device, dtype)
-        return AttentionPlan(rotation, BACKENDS[backend].prepare(layout, device), backend, Routing.of(batch, device))
+        sparse = None
+        if model.sparse_layers:
+            sparse = SparsePlan.of(batch, model.sparse, device, loss_scale, world.sequence_share(batch.tokens.numel()))
+        return AttentionPlan(
+            rotation, BACKENDS[backend].prepare(layout, device), backend, Routing.of(batch, device), sparse
+        )
 
 
 class PackedAttention(torch.nn.Module):

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from megatron_nmm.config.schema import ImageMask
+from megatron_nmm.config.schema_model import ImageMask
 from megatron_nmm.data.batch import Batch
 
 Ints = npt.NDArray[np.int64]

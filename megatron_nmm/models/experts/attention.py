@@ -11,11 +11,11 @@ from megatron.core.transformer.attention import SelfAttention
 from megatron.core.transformer.identity_op import IdentityOp
 
 from megatron_nmm.models.experts.linear import LocalRowParallelLinear, enter_tensor_region, leave_tensor_region
-from megatron_nmm.models.experts.routing import Routed
 from megatron_nmm.models.experts.rows import join_rows, split_rows
+from megatron_nmm.models.planned import Planned
 
 
-class ModalityProjection(Routed, LocalRowParallelLinear):
+class ModalityProjection(Planned, LocalRowParallelLinear):
     """The output projection of text rows, which sends visual rows through its twin's; one reduction for both.
 
     megatron-core calls the projection inside ``Attention.forward``, hence the routing happens here and not around it.
@@ -32,7 +32,7 @@ class ModalityProjection(Routed, LocalRowParallelLinear):
         return leave_tensor_region(joined, self.config, self.tp_group), None
 
 
-class ModalitySelfAttention(Routed, SelfAttention):
+class ModalitySelfAttention(Planned, SelfAttention):
     """megatron-core's SelfAttention for text rows, and in ``visual`` a second one for visual rows.
 
     Only the projections and norms of ``visual`` run: rows of both meet in this module's core attention. The linear

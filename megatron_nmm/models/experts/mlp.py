@@ -7,11 +7,11 @@ import torch
 from megatron.core.transformer.mlp import MLP
 
 from megatron_nmm.models.experts.linear import enter_tensor_region, leave_tensor_region
-from megatron_nmm.models.experts.routing import Routed
 from megatron_nmm.models.experts.rows import join_rows, split_rows
+from megatron_nmm.models.planned import Planned
 
 
-class ModalityMLP(Routed, MLP):
+class ModalityMLP(Planned, MLP):
     """megatron-core's MLP for text rows, and in ``visual`` a second one for visual rows.
 
     Its linear layers must be those of models/experts/linear.py.

@@ -28,9 +28,3 @@ class Routing:
         home = torch.empty_like(order)
         home[order] = torch.arange(len(order))
         return Routing(order.to(device, non_blocking=True), home.to(device, non_blocking=True), len(batch.text_index))
-
-
-class Routed:
-    """A module with an expert for each modality; the layer that holds it sets ``routing`` for each microbatch."""
-
-    routing: Routing

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from megatron_nmm.config.schema import Connector, VisionConfig
+from megatron_nmm.config.schema_model import Connector, VisionConfig
 
 Build = Callable[[int, int, Any], torch.nn.Module]
 """(w, H, decoder's TransformerConfig) -> module."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from megatron_nmm.config.schema import VisionConfig
+from megatron_nmm.config.schema_model import VisionConfig
 from megatron_nmm.models.vision.grid import Ints, places, windows
 from megatron_nmm.models.vision.placement import Placement
 

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any
 
-from megatron_nmm.config.schema import VisionConfig
+from megatron_nmm.config.schema_model import VisionConfig
 from megatron_nmm.device.protocol import Elementwise
 from megatron_nmm.models.attention.core import PackedAttention, WindowAttention
 from megatron_nmm.models.spec import LEAVES, Leaves

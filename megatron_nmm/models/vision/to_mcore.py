@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from megatron_nmm.config.schema import VisionConfig
+from megatron_nmm.config.schema_model import VisionConfig
 from megatron_nmm.models.vision.placement import Placement
 
 ACTIVATIONS = {"swiglu": torch.nn.functional.silu, "gelu": torch.nn.functional.gelu}
@@ -32,6 +32,10 @@ def encoder_config(vision: VisionConfig, config: Any, placed: Placement) -> Any:
         use_te_activation_func=own_activation,
         bias_activation_fusion=not own_activation and config.bias_activation_fusion,
         add_bias_linear=vision.bias,
+        num_moe_experts=None,
+        moe_ffn_hidden_size=None,
+        moe_router_enable_expert_bias=False,
+        expert_model_parallel_size=1,
         layernorm_epsilon=vision.norm_epsilon,
         qk_layernorm=vision.qk_norm,
         # drawn for this depth, not the decoder's

@@ -9,7 +9,7 @@ import pytest
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from megatron_nmm.config import ModelConfig, RunConfig
-from megatron_nmm.config.schema import ModalityExperts
+from megatron_nmm.config.schema_model import ModalityExperts
 from megatron_nmm.data.batch import Batch
 from megatron_nmm.models.build import build
 from megatron_nmm.parallel.schedule import forward_backward

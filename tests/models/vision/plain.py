@@ -6,7 +6,7 @@ Weights come by the names of the encoder's parameters. Shapes: P patches of one 
 import torch
 from torch.nn.functional import gelu, layer_norm, rms_norm, silu
 
-from megatron_nmm.config.schema import VisionConfig
+from megatron_nmm.config.schema_model import VisionConfig
 
 State = dict[str, torch.Tensor]
 

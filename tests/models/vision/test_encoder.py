@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from megatron_nmm.config import ModelConfig, RunConfig
-from megatron_nmm.config.schema import DataConfig, VisionConfig
+from megatron_nmm.config.schema import DataConfig
+from megatron_nmm.config.schema_model import VisionConfig
 from megatron_nmm.verify import layouts, synthetic
 from megatron_nmm.verify.workers import Place, WorkerPool
 from tests.models.vision import plain

@@ -10,7 +10,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from megatron_nmm.config import ModelConfig, ParallelConfig, RunConfig
-from megatron_nmm.config.schema import DataConfig, VisionConfig
+from megatron_nmm.config.schema import DataConfig
+from megatron_nmm.config.schema_model import VisionConfig
 from megatron_nmm.models.build import build
 from megatron_nmm.parallel import full_state
 from megatron_nmm.verify import layouts, synthetic
