@@ -284,7 +284,7 @@ def unpatched_modules() -> list[str]:
     )
 
 
-def _import_engine() -> None:
+def import_engine() -> None:
     """Import the engine without its remarks that Transformer Engine, apex and a GPU are absent: here they must be."""
     extension_log = logging.getLogger("torch.utils.cpp_extension")
     level = extension_log.level
@@ -301,7 +301,7 @@ def install() -> None:
     schedules = sys.modules.get("megatron.core.pipeline_parallel.schedules")
     if schedules is not None and isinstance(schedules.torch, _View):
         return
-    _import_engine()
+    import_engine()
     view = torch_view()
     for patch in PATCHES:
         patch.apply(view)

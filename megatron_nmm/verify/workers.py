@@ -1,4 +1,4 @@
-"""Worker processes that stay alive: importing the engine costs seconds, so it is done once for many jobs.
+"""Worker processes that stay alive: importing the engine costs seconds, so it is done once for all of them.
 
 A job is a module-level function ``f(place, *arguments)``; ``WorkerPool.run`` calls it on n processes at once, each
 with its ``Place`` in a fresh process group, and returns what each rank returned.
@@ -17,6 +17,9 @@ from typing import Any
 from megatron_nmm.config import ParallelConfig
 from megatron_nmm.device.cpu import CpuDevice
 from megatron_nmm.parallel.world import World
+
+ENGINE = "megatron_nmm.verify.engine"
+"""What all workers have imported; they are forks of one process that did nothing else."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ class WorkerPool:
     def __init__(self, processes: int) -> None:
         self._processes = processes
         self._folder = tempfile.TemporaryDirectory(prefix="nmm-workers-")
-        self._context = multiprocessing.get_context("spawn")
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload([ENGINE])
         self._workers: list[tuple[Any, Connection]] = []
         self._jobs = 0
 
