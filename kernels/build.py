@@ -16,6 +16,7 @@ import subprocess
 import sysconfig
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,10 +115,12 @@ def build_cpu(target: Path, objects: Path, verbose: bool) -> None:
     levels = LEVELS if x86 else {"baseline": ()}
     for level, flags in levels.items():
         units.append((SOURCES / "cpu_rows.cpp", f"cpu_rows_{level}", (f"-DNMM_LEVEL={level}", *flags)))
-    made = []
+    made, commands = [], []
     for source, name, flags in units:
         made.append(str(objects / f"{name}.o"))
-        run([*compiler, *CPU_FLAGS, *torch.compile_flags, *flags, "-c", str(source), "-o", made[-1]], verbose)
+        commands.append([*compiler, *CPU_FLAGS, *torch.compile_flags, *flags, "-c", str(source), "-o", made[-1]])
+    with ThreadPoolExecutor(os.cpu_count()) as side_by_side:
+        list(side_by_side.map(run, commands, [verbose] * len(commands)))
     run([*compiler, "-shared", *made, *torch.link_flags("torch_cpu"), "-o", str(target)], verbose)
 
 

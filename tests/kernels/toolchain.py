@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.kernels.conftest import KERNELS
+from tests.kernels.conftest import KERNELS, one_process
 
 CSRC = KERNELS / "nmm_kernels" / "csrc"
 EMULATOR = Path(__file__).parent / "emulator"
@@ -54,23 +54,29 @@ def made(name: str, command: Sequence[str], environment: dict[str, str] | None =
         content.update(source.read_bytes())
     target = MADE / f"{name}-{content.hexdigest()[:16]}"
     log = target.with_suffix(".log")
-    if not (target.exists() and log.exists()):
-        MADE.mkdir(parents=True, exist_ok=True)
-        for old in MADE.glob(f"{name}-*"):
-            old.unlink()
-        fresh = target.with_suffix(".new")
-        ran = subprocess.run(
-            [*command, str(fresh)],
-            env={**os.environ, **(environment or {})},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        assert ran.returncode == 0, ran.stdout
-        log.write_text(ran.stdout)
-        os.replace(fresh, target)
+    with one_process(name):
+        if not (target.exists() and log.exists()):
+            _make(name, target, log, command, {**os.environ, **(environment or {})})
     return target, log.read_text()
+
+
+def _make(name: str, target: Path, log: Path, command: Sequence[str], environment: dict[str, str]) -> None:
+    """Run ``command``; what it makes takes the place of what was made from other sources."""
+    MADE.mkdir(parents=True, exist_ok=True)
+    for old in MADE.glob(f"{name}-*"):
+        old.unlink()
+    fresh = target.with_suffix(".new")
+    ran = subprocess.run(
+        [*command, str(fresh)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout
+    log.write_text(ran.stdout)
+    os.replace(fresh, target)
 
 
 def made_program(name: str, source: str, *flags: str) -> Path:
