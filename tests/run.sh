@@ -34,7 +34,8 @@ lint() {
 
 stage lint lint
 stage types mypy
-stage pytest python -m pytest "$@"
+# Two processes, each with its own files: most tests keep one core busy. Later arguments win: -n 0 is one process.
+stage pytest python -m pytest --numprocesses 2 --dist loadfile "$@"
 
 if [[ -n "$failed" ]]; then
     printf '\n[tests] FAILED: %s (%s)\n' "$failed" "$times"
