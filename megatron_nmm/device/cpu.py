@@ -20,6 +20,7 @@ class CpuDevice:
     backend = "gloo"
     attention_backend: AttentionBackend = "per_document"
     fused_weight_gradient = True
+    writes_first_gradient = True
     elementwise: Elementwise = "few_passes"  # compiling would need a compiler on the user's machine
 
     def start(self, local_rank: int, local_size: int, threads: int) -> None:

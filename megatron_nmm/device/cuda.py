@@ -16,6 +16,7 @@ class CudaDevice:
     backend = "nccl"
     attention_backend: AttentionBackend = "flex"
     fused_weight_gradient = find_spec("fused_weight_gradient_mlp_cuda") is not None  # part of apex
+    writes_first_gradient = False
     elementwise: Elementwise = "compiled"
 
     def __init__(self) -> None:

@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 
+from megatron_nmm.device.protocol import UNWRITTEN
+
 ENGINE_MODULES = (
     "megatron.core.parallel_state",
     "megatron.core.utils",
@@ -44,9 +46,6 @@ ENGINE_MODULES = (
 
 FACTORIES = ("tensor", "as_tensor", "zeros", "ones", "empty", "full", "arange", "rand", "randn", "randint")
 """torch functions that megatron-core calls with a literal ``device="cuda"``."""
-
-WEIGHT_SLICE = 1 << 20
-"""Weight gradient elements computed at a time: two megabytes in bf16; smaller slices cost more calls than they save."""
 
 
 class StreamOnCpu:
@@ -224,14 +223,16 @@ def patch_split_sizes(view: ModuleType) -> None:
 
 
 def accumulate_weight_gradient(rows_in: torch.Tensor, rows_out: torch.Tensor, main_grad: torch.Tensor) -> None:
-    """main_grad += rows_out^T @ rows_in, in slices that stay in a core's cache on their way from bf16 to fp32.
+    """main_grad += rows_out^T @ rows_in; where main_grad is marked UNWRITTEN, = in place of +=.
 
     ``rows_in`` [T, I] and ``rows_out`` [T, O] are a linear layer's input and output gradient, ``main_grad`` [O, I].
     """
-    step = max(1, WEIGHT_SLICE // main_grad.shape[1])
-    for first in range(0, len(main_grad), step):
-        rows = slice(first, first + step)
-        main_grad[rows] += rows_out[:, rows].t() @ rows_in
+    product = rows_out.t() @ rows_in
+    if getattr(main_grad, UNWRITTEN, False):
+        main_grad.copy_(product)
+        setattr(main_grad, UNWRITTEN, False)
+    else:
+        main_grad += product
 
 
 def patch_weight_gradient(view: ModuleType) -> None:

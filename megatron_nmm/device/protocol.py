@@ -10,6 +10,9 @@ import torch
 AttentionBackend = Literal["per_document", "flex"]
 Elementwise = Literal["compiled", "few_passes"]
 
+UNWRITTEN = "unwritten"
+"""Attribute of a gradient whose memory means nothing until it is written (parallel/unwritten.py)."""
+
 
 class Device(Protocol):
     """The hardware behind one rank."""
@@ -25,6 +28,8 @@ class Device(Protocol):
 
     fused_weight_gradient: bool
     """Whether linear layers can add their weight gradient straight into the fp32 buffer."""
+    writes_first_gradient: bool
+    """Whether the kernel that does so overwrites a gradient marked ``UNWRITTEN`` and takes the mark away."""
 
     def start(self, local_rank: int, local_size: int, threads: int) -> None:
         """Claim this rank's hardware: ``local_rank`` of ``local_size`` on this machine; ``threads`` 0 = fair share."""

@@ -39,8 +39,6 @@ class NativeMultimodalModel(LanguageModule):
         super().__init__(config, pg_collection=world.groups)
         self.model_type = ModelType.encoder_or_decoder  # the pipeline schedule asks for it
         self.run, self.world = run, world
-        self.balances = bool(run.model.sparse_layers)
-        """Whether routers have losses of their own, so that ``forward`` reads ``loss_scale``."""
         self.pre_process, self.post_process = world.is_first_stage, world.is_last_stage
         self.share_embeddings_and_output_weights = run.model.tie_embeddings
         if self.pre_process:

@@ -9,6 +9,8 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 
+from megatron_nmm.parallel.unwritten import zero_unwritten
+
 MARK = "sum_over_tensor_group"
 
 
@@ -25,12 +27,15 @@ def finalize_gradients(
 ) -> None:
     """megatron-core's ``finalize_model_grads``, then the sums over the tensor group of the marked parameters.
 
-    Both divide and sum, so their order does not matter. Frozen parameters have no gradient and are left out.
+    Gradients that nothing has written become zero first. Frozen parameters have no gradient and are left out.
+    ``num_tokens`` is not divided by: the loss was (schedule.py).
     """
     from megatron.core import parallel_state
     from megatron.core.distributed import finalize_model_grads
 
-    finalize_model_grads(model, num_tokens, pg_collection=pg_collection, force_all_reduce=force_all_reduce)
+    for chunk in model:
+        zero_unwritten(chunk)
+    finalize_model_grads(model, None, pg_collection=pg_collection, force_all_reduce=force_all_reduce)
     group = pg_collection.tp if pg_collection is not None else parallel_state.get_tensor_model_parallel_group()
     if dist.get_world_size(group) > 1:
         for chunk in model:

@@ -1,18 +1,20 @@
 """One step's microbatches through megatron-core's pipeline schedule: forward, backward, gradient reduction.
 
-The loss of a microbatch is handed over as a *sum* together with its token count. megatron-core adds the counts of all
-microbatches and data ranks and divides the gradients once, so neither the microbatch split nor the layout can change
-what is learnt (trl, transformers and Megatron users met every other choice as a bug).
+The loss of a microbatch is a *sum* over its tokens, divided by the token count of all microbatches and data ranks, so
+neither the microbatch split nor the layout can change what is learnt (trl, transformers and Megatron users met every
+other choice as a bug). Labels are known before the forward pass, hence so is that count: dividing the loss by it spares
+the pass over all gradients in which megatron-core would divide them.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from megatron_nmm.data.batch import Batch
 from megatron_nmm.parallel.losses import LossSums
+from megatron_nmm.parallel.unwritten import begin_gradients
 from megatron_nmm.parallel.world import World
 
 
@@ -27,12 +29,12 @@ def forward_backward(
     from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 
     if not forward_only:
-        model.zero_grad_buffer()  # type: ignore[operator]
-    scale = _supervised_share(batches, world) if cast(Any, model).module.balances else None
+        begin_gradients(model, world.device)
+    counts = _tokens_of_step(batches, world)
     # megatron-core's forward_only leaves out the backward pass, but still builds its graph.
     with torch.set_grad_enabled(not forward_only):
         sums: list[LossSums] = get_forward_backward_func()(
-            forward_step_func=_Forward(sources, scale),
+            forward_step_func=_Forward(sources, counts),
             data_iterator=iter(batches),
             model=model,
             num_microbatches=len(batches),
@@ -48,30 +50,31 @@ def forward_backward(
 class _Forward:
     """The step function megatron-core calls once a microbatch."""
 
-    def __init__(self, sources: int, loss_scale: torch.Tensor | None) -> None:
-        self.sources, self.loss_scale = sources, loss_scale
+    def __init__(self, sources: int, counts: torch.Tensor) -> None:
+        """``counts`` as of ``_tokens_of_step``: what the losses are divided by."""
+        self.sources, (self.supervised, self.filled) = sources, counts
 
     def __call__(self, batches: Iterator[Batch], model: torch.nn.Module) -> tuple[torch.Tensor, Any]:
         batch = next(batches)
 
         def loss_sum(losses_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, LossSums]:
             tokens = torch.tensor(len(losses_N), dtype=torch.int, device=losses_N.device)
-            return losses_N.sum(), tokens, LossSums.of(losses_N, batch, self.sources)
+            return losses_N.sum() / self.supervised, tokens, LossSums.of(losses_N, batch, self.sources)
 
-        return model(batch, loss_scale=self.loss_scale), loss_sum
+        return model(batch, loss_scale=1 / self.filled), loss_sum
 
 
-def _supervised_share(batches: Sequence[Batch], world: World) -> torch.Tensor:
-    """[] fp32: supervised tokens per token, padding left out, over the global batch.
+def _tokens_of_step(batches: Sequence[Batch], world: World) -> torch.Tensor:
+    """[2] fp32: tokens with a loss, and tokens that are not padding, in the microbatches of all data ranks; at least 1.
 
-    Gradients are divided by the supervised tokens; a loss that is a mean over all tokens is multiplied by this.
+    The first divides the model's loss, the second the losses that routers have of every token.
     """
-    supervised = sum(int((batch.loss_weight > 0).sum()) for batch in batches)
+    supervised = sum(int(batch.loss_weight.count_nonzero()) for batch in batches)
     filled = sum(int(batch.filled.sum()) for batch in batches)
     counts = torch.tensor([supervised, filled], dtype=torch.float64).to(world.device.torch_device)
     with world.waiting("the token counts of the other ranks"):
         dist.all_reduce(counts, group=world.groups.dp)
-    return (counts[0] / counts[1].clamp(min=1)).float()
+    return counts.clamp_(min=1).float()
 
 
 def _over_all_ranks(local: LossSums, world: World) -> LossSums:

@@ -26,8 +26,7 @@ class SparsePlan:
     filled: torch.Tensor
     """[U] fp32: tokens of each unit over all ranks that share it, at least 1."""
     loss_scale: torch.Tensor
-    """[] fp32: supervised tokens per token of the step. Gradients are divided by the supervised tokens at the end, so
-    a sum over tokens times this becomes a mean over tokens."""
+    """[] fp32: one over the tokens of the step, which makes a mean of a sum over tokens."""
 
     @staticmethod
     def of(

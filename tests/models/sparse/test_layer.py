@@ -26,7 +26,7 @@ CASES = {
     "all of one expert's": SparseConfig(experts=4, top_k=4, balance_loss=0.2),
 }
 ROWS, LENGTH, SCALE = 2, 24, 0.7
-"""A microbatch of two rows; supervised tokens per token."""
+"""A microbatch of two rows; what the losses are multiplied by."""
 
 
 @dataclass(frozen=True)
