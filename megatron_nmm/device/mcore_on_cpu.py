@@ -47,6 +47,9 @@ ENGINE_MODULES = (
 FACTORIES = ("tensor", "as_tensor", "zeros", "ones", "empty", "full", "arange", "rand", "randn", "randint")
 """torch functions that megatron-core calls with a literal ``device="cuda"``."""
 
+NORM_ROW = 4096
+"""Gradient values whose norm one thread takes at a time."""
+
 
 class StreamOnCpu:
     """A stream or event of a device that queues nothing: every wait is already over."""
@@ -245,6 +248,24 @@ def patch_weight_gradient(view: ModuleType) -> None:
     setattr(layers, "_grad_accum_fusion_available", True)
 
 
+def joint_norm(
+    chunk_size: int, overflow: torch.Tensor, tensor_lists: list[list[torch.Tensor]], per_tensor: bool
+) -> tuple[torch.Tensor, None]:
+    """([1] norm of all tensors of the first list taken together, None), under megatron-core's signature."""
+    norms = []
+    for tensor in tensor_lists[0]:
+        flat = tensor.reshape(-1)
+        whole = len(flat) // NORM_ROW * NORM_ROW
+        norms.append(torch.linalg.vector_norm(flat[:whole].view(-1, NORM_ROW), dim=-1))
+        norms.append(torch.linalg.vector_norm(flat[whole:]).view(1))
+    return torch.linalg.vector_norm(torch.cat(norms)).view(1), None
+
+
+def patch_gradient_norm(view: ModuleType) -> None:
+    """The norm of all gradients: torch reduces a whole tensor on one thread, but rows on all of them."""
+    setattr(importlib.import_module("megatron.core.optimizer.clip_grads"), "l2_norm_impl", joint_norm)
+
+
 @dataclass(frozen=True)
 class Patch:
     """One change, and the text in megatron-core that makes it necessary."""
@@ -269,6 +290,7 @@ PATCHES = (
         "megatron.core.tensor_parallel.layers",
         "fused_weight_gradient_mlp_cuda.wgrad_gemm_accum_fp32",
     ),
+    Patch(patch_gradient_norm, "megatron.core.optimizer.clip_grads", "l2_norm_impl, dummy_overflow_buf"),
     Patch(patch_split_sizes, "megatron.core.transformer.moe.token_dispatcher", "maybe_move_tensor_to_cpu"),
 )
 

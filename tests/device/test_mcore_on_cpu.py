@@ -9,6 +9,7 @@ import torch
 from megatron_nmm.config import RunConfig
 from megatron_nmm.device import mcore_on_cpu
 from megatron_nmm.device.cpu import CpuDevice
+from megatron_nmm.device.mcore_on_cpu import NORM_ROW, joint_norm
 from megatron_nmm.verify import layouts
 from megatron_nmm.verify.workers import Place, WorkerPool
 
@@ -70,3 +71,17 @@ def test_forks_draw_from_their_own_state_and_leave_the_host_alone(
     )
     assert not torch.equal(first, other)
     assert "CPU RNG state changed" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "sizes", [(0,), (1,), (NORM_ROW,), (3 * NORM_ROW + 5, 7, 0, NORM_ROW - 1)], ids=["none", "one", "a row", "mixed"]
+)
+def test_the_joint_norm_is_that_of_all_tensors_laid_end_to_end(sizes: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(size, generator=generator) for size in sizes]
+    norm, _ = joint_norm(0, torch.zeros(1), [tensors], False)
+    assert norm.shape == (1,)
+    torch.testing.assert_close(norm[0].double(), torch.cat(tensors).double().norm(), rtol=1e-6, atol=0.0)
+    if sizes[0]:
+        tensors[0][-1] = float("nan")
+        assert joint_norm(0, torch.zeros(1), [tensors], False)[0].isnan().all()
