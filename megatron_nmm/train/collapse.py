@@ -1,6 +1,7 @@
-"""Alarms: one side of the model, images or text, no longer learns although it should. A table of limits with reasons.
+"""Alarms: one side of the model, images or text, no longer learns although it should, or sparse experts lie idle.
 
-Only parts that train are looked at; what ``optim.rates`` freezes has no reading and raises no alarm.
+A table of limits with reasons. Only parts that train are looked at; what ``optim.rates`` freezes has no reading and
+raises no alarm.
 """
 
 import math
@@ -12,6 +13,9 @@ from megatron_nmm.train.telemetry import TelemetryReading
 
 UNUSED_BY_SQUARES = "special_embeddings"
 """Tokens that lay out images stand in native images alone: square ones leave this part still without any fault."""
+
+NAMED = 8
+"""Dead experts named in an alarm; the record of the step has all of them."""
 
 Finding = tuple[str, float | None, str]
 """What it is about, its value (None where it is not finite), and the fact in words."""
@@ -102,6 +106,33 @@ def _feature_ratio(reading: TelemetryReading, limit: float) -> Iterator[Finding]
         yield "features", ratio, fact
 
 
+def _load_entropy(reading: TelemetryReading, limit: float) -> Iterator[Finding]:
+    layers = reading.routing.layers if reading.routing else ()
+    low = [layer for layer in layers if layer.load_entropy < limit]
+    if low:
+        worst = min(low, key=lambda layer: layer.load_entropy)
+        fact = (
+            f"the load of the experts in layer {worst.layer} has entropy {worst.load_entropy:.2g}, below {limit:g} "
+            f"(1 is even; so in {len(low)} of {len(layers)} sparse layers), the most loaded one takes {worst.peak:.2g} "
+            "x the mean"
+        )
+        yield "load of experts", worst.load_entropy, fact
+
+
+def _dead_experts(reading: TelemetryReading, limit: float) -> Iterator[Finding]:
+    layers = reading.routing.layers if reading.routing else ()
+    dead = {layer.layer: [expert for expert, steps in enumerate(layer.idle) if steps >= limit] for layer in layers}
+    if count := sum(map(len, dead.values())):
+        worst = max(dead, key=lambda layer: len(dead[layer]))
+        longest = max(steps for layer in layers for steps in layer.idle)
+        named = ", ".join(map(str, dead[worst][:NAMED])) + (", ..." if len(dead[worst]) > NAMED else "")
+        fact = (
+            f"{count} experts got no token in {limit:g} or more measured steps in a row, at most {longest} (most of "
+            f"them in layer {worst}: {named})"
+        )
+        yield "idle experts", float(longest), fact
+
+
 RULES = (
     Rule(
         "not_finite",
@@ -133,6 +164,22 @@ RULES = (
         30.0,
         "look at the scale of the connector's output, and whether the rates of the two sides fit together",
         _feature_ratio,
+    ),
+    # A load that is even over E^0.7 experts has 0.7, over 4 of 8 or 18 of 64: the others hardly train. A toy of 8
+    # experts stays above 0.85 in every layer with P1's balance loss, and falls below 0.7 within 45 steps without one.
+    Rule(
+        "load_entropy",
+        0.7,
+        "raise model.sparse.balance_loss or set model.sparse.bias_rate, and look at the router's learning rate",
+        _load_entropy,
+    ),
+    # One step without a token is chance where steps are small. An expert that is never chosen has no gradient and does
+    # not come back by itself.
+    Rule(
+        "dead_experts",
+        3,
+        "raise model.sparse.balance_loss, set model.sparse.bias_rate, or take fewer experts",
+        _dead_experts,
     ),
 )
 """In the order of telling: what is not finite explains the rest."""

@@ -3,8 +3,9 @@
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from statistics import fmean
 from typing import Any, Self
 
 from rich.console import Console
@@ -64,9 +65,9 @@ class Screen:
             self.say(f"{line}  eta {self._eta(record['step'], time.monotonic())}")
 
     def telemetry(self, record: Record) -> None:
-        """Show what was measured in a step."""
+        """Show what was measured in a step, of either event in MEASURED."""
         if self._console.is_terminal or self._due(record):
-            self.say(telemetry_line(record))
+            self.say(MEASURED[record["event"]](record))
 
     def _due(self, record: Record) -> bool:
         """Whether a log gets a line again for the event of ``record``; if so, it counts as shown."""
@@ -136,6 +137,22 @@ def telemetry_line(record: Record) -> str:
     )
 
 
+def routing_line(record: Record) -> str:
+    """A routing record in one line: means over the sparse layers, the worst peak, all dead experts."""
+    scores = record["specialization"]
+    ends = f" (first layer {_brief(scores[0])}, last {_brief(scores[-1])})" if len(scores) > 1 else ""
+    return (
+        f"routing of step {record['step']}: load entropy {_brief(_mean(record['load_entropy']))}, most loaded "
+        f"{_brief(max((peak for peak in record['peak'] if peak is not None), default=None))} x the mean, dead "
+        f"{sum(map(len, record['dead']))}, specialization {_brief(_mean(scores))}{ends}, balance loss "
+        f"{number(_mean(record['balance']))}"
+    )
+
+
+MEASURED = {"telemetry": telemetry_line, "routing": routing_line}
+"""What says a measurement in one line, by its event."""
+
+
 def alarm_line(record: Record) -> str:
     """An alarm's record in one line."""
     return f"ALARM in step {record['step']}: {record['text']}"
@@ -157,6 +174,12 @@ def short(value: float) -> str:
 def _brief(value: float | None) -> str:
     """Two digits; "-" for what has no value."""
     return "-" if value is None else f"{value:.2g}"
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Of those that have a value."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def _losses(parts: dict[str, Any]) -> str:

@@ -24,12 +24,22 @@ from megatron_nmm.train.meter import Meter
 from megatron_nmm.train.metrics import Record
 from megatron_nmm.train.optim import Update
 from megatron_nmm.train.plots import loss_plot
-from megatron_nmm.train.record import alarm_record, intake, step_record, telemetry_record, validation_record
+from megatron_nmm.train.record import (
+    alarm_record,
+    intake,
+    routing_record,
+    step_record,
+    telemetry_record,
+    validation_record,
+)
+from megatron_nmm.train.routing_plot import routing_plot
 from megatron_nmm.train.telemetry import TelemetryReading
 from megatron_nmm.train.telemetry_plot import telemetry_plot
 from megatron_nmm.train.tensorboard import Board
 
-PLOT, TELEMETRY_PLOT = "loss.png", "telemetry.png"
+PLOT = "loss.png"
+MEASURED_PLOTS = {"telemetry": ("telemetry.png", telemetry_plot), "routing": ("routing.png", routing_plot)}
+"""Event -> the plot that runs with such records get: its name, and what draws it."""
 LOST, KEPT = "lines are lost", "lines are kept in memory"
 """What becomes of lines that a full disk refuses."""
 
@@ -122,9 +132,12 @@ class Journal:
         """Note what was measured in ``step``, if anything was; an alarm sounds on the console when it is new."""
         if self._screen is None or reading is None:
             return
-        record = telemetry_record(step, reading, self._elapsed())
-        self._screen.telemetry(record)
-        self._write(record)
+        records = [telemetry_record(step, reading, self._elapsed())]
+        if reading.routing is not None:
+            records.append(routing_record(step, reading.routing, self._elapsed()))
+        for record in records:
+            self._screen.telemetry(record)
+            self._write(record)
         found = alarms(reading)
         for alarm in found:
             record = alarm_record(step, alarm, self._elapsed())
@@ -164,12 +177,14 @@ class Journal:
             return
         loss_plot(records, self._folder / PLOT, self._run.name)
         plots = [self._folder / PLOT]
-        if any(record["event"] == "telemetry" for record in records):
-            telemetry_plot(records, self._folder / TELEMETRY_PLOT, self._run.name)
-            plots.append(self._folder / TELEMETRY_PLOT)
+        for event, (name, draw) in MEASURED_PLOTS.items():
+            if any(record["event"] == event for record in records):
+                draw(records, self._folder / name, self._run.name)
+                plots.append(self._folder / name)
         self.say(intake_line(next(record for record in reversed(records) if record["event"] == "step")))
         if alarming := {record["step"] for record in records if record["event"] == "alarm"}:
-            self.say(f"alarms in {len(alarming)} measured steps, last in step {max(alarming)}: see {plots[-1]}")
+            where = " and ".join(map(str, plots[1:]))
+            self.say(f"alarms in {len(alarming)} measured steps, last in step {max(alarming)}: see {where}")
         self.say(f"metrics {self._folder / metrics.NAME}, plots {', '.join(map(str, plots))}")
 
     def _elapsed(self) -> float:

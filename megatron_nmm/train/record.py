@@ -12,6 +12,7 @@ from megatron_nmm.train.evaluate import Validation
 from megatron_nmm.train.meter import Reading
 from megatron_nmm.train.metrics import Record
 from megatron_nmm.train.optim import Update
+from megatron_nmm.train.routing import RoutingReading
 from megatron_nmm.train.telemetry import PartReading, TelemetryReading
 
 TOLERANCE = 1e-6
@@ -86,6 +87,26 @@ def telemetry_record(step: int, reading: TelemetryReading, elapsed_s: float) -> 
         },
         "text_rows": reading.text_rows,
         "visual_rows": reading.visual_rows,
+        "elapsed_s": elapsed_s,
+    }
+
+
+ROUTING = ("load_entropy", "peak", "specialization", "deviation", "mutual_information", "balance", "z")
+"""Figures of each sparse layer, by their names in LayerRouting."""
+
+
+def routing_record(step: int, reading: RoutingReading, elapsed_s: float) -> Record:
+    """One line of metrics.jsonl for the routing of ``step``. Lists have one entry a sparse layer: the figures of
+    ROUTING, the experts that got no token, and [E] choices by text and by image tokens."""
+    layers = reading.layers
+    return {
+        "event": "routing",
+        "step": step,
+        "layers": [layer.layer for layer in layers],
+        **{name: [finite(getattr(layer, name)) for layer in layers] for name in ROUTING},
+        "dead": [list(layer.dead) for layer in layers],
+        "text": [list(layer.text) for layer in layers],
+        "image": [list(layer.image) for layer in layers],
         "elapsed_s": elapsed_s,
     }
 

@@ -6,7 +6,7 @@ text and images alike.
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 
 import torch
@@ -18,6 +18,7 @@ from megatron_nmm.parallel.world import World
 from megatron_nmm.train.cadence import due
 from megatron_nmm.train.features import TEXT, VISUAL, FeatureSums
 from megatron_nmm.train.optim import Optimizer, Update
+from megatron_nmm.train.routing import RoutingReading, RoutingSums
 from megatron_nmm.train.shards import Shard
 
 PARTS = tuple(field.name for field in fields(RatesConfig))
@@ -69,6 +70,8 @@ class TelemetryReading:
     text_rows: int
     """Text rows of the step, padding included."""
     visual_rows: int
+    routing: RoutingReading | None = None
+    """Where tokens went; None without sparse experts."""
 
     def side(self, *, visual: bool) -> PartReading | None:
         """The visual parts taken together, or all others; None where none of them trains."""
@@ -92,17 +95,21 @@ class Telemetry:
     def __init__(self, run: RunConfig, model: torch.nn.Module, optimizer: Optimizer, world: World) -> None:
         self._run, self._model, self._optimizer, self._world = run, model, optimizer, world
         self._features: FeatureSums | None = None
+        self._routing: RoutingSums | None = None
+        self._routed: RoutingReading | None = None
         self._squares = torch.zeros(0)
 
     @contextmanager
     def watch(self, step: int) -> Iterator[None]:
-        """Around the forward and backward passes of ``step``: feature sizes, and gradients as they leave the block."""
+        """Around the forward and backward passes of ``step``: features, routing, gradients as they leave the block."""
         self._features = None
         if not (self._run.journal.telemetry and due(self._run.journal.telemetry, step, self._run.steps)):
             yield
             return
         features = FeatureSums(self._run.model.layers, self._world)
-        with features.watching(self._model):
+        self._routing = RoutingSums(self._run.model, self._world) if self._run.model.sparse_layers else None
+        routing = self._routing.watching(self._model) if self._routing else nullcontext()
+        with features.watching(self._model), routing:
             yield
         self._squares = torch.zeros(
             len(PARTS), len(COLUMNS), dtype=torch.float64, device=self._world.device.torch_device
@@ -123,12 +130,15 @@ class Telemetry:
             if update.finite:
                 row[COLUMNS.index("update")] += _square(shard.update())
                 row[COLUMNS.index("reach")] += shard.reach**2
-        sums = torch.cat([self._squares.flatten(), self._features.sums.flatten()])
+        routing = self._routing.sums if self._routing else self._squares.new_zeros(0)
+        sums = torch.cat([self._squares.flatten(), self._features.sums.flatten(), routing])
         with self._world.waiting("the other ranks' telemetry"):
             dist.all_reduce(sums)
-        squares, features = sums.cpu().split([self._squares.numel(), self._features.sums.numel()])
+        sizes = [self._squares.numel(), self._features.sums.numel(), routing.numel()]
+        squares, features, routing = sums.cpu().split(sizes)
         self._features = None
-        return _reading(squares.view(len(PARTS), len(COLUMNS)), features.view(-1, 2, 2))
+        self._routed = self._routing.reading(routing, before=self._routed) if self._routing else None
+        return _reading(squares.view(len(PARTS), len(COLUMNS)), features.view(-1, 2, 2), self._routed)
 
     def _row(self, shard: Shard) -> torch.Tensor:
         """The sums of the shard's part."""
@@ -141,7 +151,7 @@ def _square(values: torch.Tensor) -> torch.Tensor:
     return norm.square()
 
 
-def _reading(squares: torch.Tensor, features: torch.Tensor) -> TelemetryReading:
+def _reading(squares: torch.Tensor, features: torch.Tensor, routing: RoutingReading | None) -> TelemetryReading:
     """From the sums over all ranks: [parts, columns], [layers, modalities, (size, rows)]."""
     parts = {
         name: PartReading(math.sqrt(gradient), math.sqrt(weight), math.sqrt(update), math.sqrt(reach), int(values))
@@ -151,4 +161,4 @@ def _reading(squares: torch.Tensor, features: torch.Tensor) -> TelemetryReading:
     sizes = features[..., 0] / features[..., 1]  # 0 / 0 is nan: no such rows
     text_rows, visual_rows = (int(rows) for rows in features[0, :, 1].tolist())
     text, visual = (tuple(sizes[:, modality].tolist()) for modality in (TEXT, VISUAL))
-    return TelemetryReading(parts, text, visual, text_rows, visual_rows)
+    return TelemetryReading(parts, text, visual, text_rows, visual_rows, routing)

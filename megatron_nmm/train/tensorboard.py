@@ -1,9 +1,11 @@
 """The records of metrics.jsonl as TensorBoard scalars, for those who compare runs there."""
 
 from pathlib import Path
+from statistics import fmean
 from typing import Self
 
 from megatron_nmm.train.metrics import Record
+from megatron_nmm.train.record import ROUTING
 
 SCALARS = {
     "learning_rate": "optimizer/learning_rate",
@@ -70,9 +72,28 @@ def _telemetry(record: Record) -> Tags:
     return tags
 
 
+def _routing(record: Record) -> Tags:
+    """Each figure as a mean over the sparse layers and by layer, and how many experts got no token."""
+    tags: Tags = {"routing/dead": sum(map(len, record["dead"]))}
+    for name in ROUTING:
+        values = record[name]
+        known = [value for value in values if value is not None]
+        tags[f"routing/{name}"] = fmean(known) if known else None
+        tags |= {
+            f"routing/{name}/layer_{layer:03d}": value for layer, value in zip(record["layers"], values, strict=True)
+        }
+    return tags
+
+
 def _alarm(record: Record) -> Tags:
     return {f"telemetry/alarm/{record['rule']}": record["value"]}
 
 
-EVENTS = {"step": _losses, "validation": _losses, "telemetry": _telemetry, "alarm": _alarm}
+EVENTS = {
+    "step": _losses,
+    "validation": _losses,
+    "telemetry": _telemetry,
+    "routing": _routing,
+    "alarm": _alarm,
+}
 """What becomes of a record, by its event."""

@@ -4,6 +4,7 @@ A job is a module-level function ``f(place, *arguments)``; ``WorkerPool.run`` ca
 with its ``Place`` in a fresh process group, and returns what each rank returned.
 """
 
+import gc
 import multiprocessing
 import os
 import tempfile
@@ -129,11 +130,16 @@ class WorkerPool:
 def _serve(pipe: Connection) -> None:
     """A worker's life: take a job, answer, until the pool hangs up, be it between jobs or in the middle of one."""
     CpuDevice().start(local_rank=0, local_size=1, threads=1)
+    # What is here now stays; the collections below look at what jobs leave behind alone, which makes them cheap.
+    gc.freeze()
     # ConnectionError: the pool closed its end before an answer was sent, or while one lay unread in it.
     with suppress(EOFError, ConnectionError):
         while True:
             job, place, arguments = pipe.recv()
             _answer(pipe, job, place, arguments)
+            del job, arguments
+            # A model's reference cycles hold its process groups, and each group a thread that spins once peers leave.
+            gc.collect()
 
 
 def _answer(pipe: Connection, job: Callable[..., Any], place: Place, arguments: tuple[Any, ...]) -> None:

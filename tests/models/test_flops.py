@@ -134,6 +134,15 @@ def added(works: list[Work]) -> Work:
     return Work(*(sum(counts) for counts in zip(*map(astuple, works), strict=True)))
 
 
+def balance_sums(run: RunConfig, batches: list[Batch], still: int = 0) -> int:
+    """Operations of what the tables leave out: sums over tokens of choices, of scores, and the gradient of these, which
+    ``still`` routers do not take."""
+    model = run.model
+    units = run.data.microbatch if model.sparse.balance_over == "row" else 1
+    positions = sum(batch.tokens.numel() for batch in batches)
+    return (3 * len(model.sparse_layers) - still) * 2 * units * positions * model.sparse.experts
+
+
 def attention_of(flops: Flops) -> int:
     """Operations of products of two activations."""
     return sum(n for name, n in flops.by_term.items() if "attention" in name)
@@ -147,10 +156,12 @@ def test_every_product_of_a_packed_step_is_counted(name: str, pool: WorkerPool) 
     flops = step_flops(run.model, added([computed(batch, run) for batch in batches]))
     assert not counted.missed
     assert counted.attention == attention_of(flops)
-    assert counted.linear == flops.total - attention_of(flops)
+    assert counted.linear == flops.total - attention_of(flops) + balance_sums(run, batches)
     assert flops.total > 1.5 * flops.forward
     if run.model.modality_experts != "none":
         assert 0 < flops.by_term["visual.linear_fc1"] < flops.by_term["linear_fc1"]
+    if run.model.sparse_layers:
+        assert sum(int(batch.filled.sum()) for batch in batches) < sum(batch.tokens.numel() for batch in batches)
 
 
 @pytest.mark.parametrize("name", ["early", "grouped, tied, causal"])
@@ -200,6 +211,28 @@ def test_frozen_parts_are_counted_without_the_gradients_they_save(
     assert flops.total < step_flops(run.model, computed(batches[0], run)).total
 
 
+@pytest.mark.parametrize(
+    ("rates", "extra", "still"),
+    [
+        (RatesConfig(ffn=0), 0, 0),
+        (RatesConfig(router=0), 4, 0),
+        (RatesConfig(attention=0, norms=0, ffn=0, output=0, vision=0, embeddings=0), 1, 0),
+        (RatesConfig(attention=0, norms=0, router=0, output=0, vision=0, embeddings=0), 3, 1),
+    ],
+    ids=["experts", "routers", "all but routers", "all but experts"],
+)
+def test_frozen_parts_of_sparse_layers(rates: RatesConfig, extra: int, still: int, pool: WorkerPool) -> None:
+    """megatron-core's router computes both gradients or none; ``extra`` of its products in four layers go unused, and
+    ``still`` routers, with nothing trained in or below them, compute none."""
+    run = replace(SPARSE["top-2"], optim=OptimConfig(rates=rates))
+    [batch] = batches = synthetic.batches(run, 1, seed=5)
+    counted = pool.run(1, _count, run, batches)[0]
+    flops = step_flops(run.model, computed(batch, run), rates)
+    unused = extra * 2 * batch.tokens.numel() * run.model.sparse.experts * run.model.width
+    assert counted.attention == attention_of(flops)
+    assert counted.linear == flops.total - attention_of(flops) + balance_sums(run, batches, still) + unused
+
+
 def one_image_a_row(run: RunConfig, length: int) -> Batch:
     """Rows that are one document of one image each, so that no computed pair is hidden; every label supervised."""
     rows, tokens = run.data.microbatch, torch.ones(run.data.microbatch, length, dtype=torch.int64)
@@ -226,7 +259,8 @@ def test_packed_rows_of_a_wider_model_are_within_a_percent(name: str, pool: Work
     toy = FAMILY[name]
     vision = replace(toy.model.vision, width=192, heads=4, ffn=512)
     groups = toy.model.query_groups and 4
-    model = replace(toy.model, layers=1, width=384, ffn=1024, query_groups=groups, vision=vision)
+    sparse = replace(toy.model.sparse, ffn=toy.model.sparse.ffn and 512)
+    model = replace(toy.model, layers=1, width=384, ffn=1024, query_groups=groups, sparse=sparse, vision=vision)
     run = replace(toy, model=model, data=replace(toy.data, sequence_length=192, microbatch=1))
     batches = synthetic.batches(run, 1, seed=5)
     counted = pool.run(1, _count, run, batches)[0]

@@ -102,7 +102,7 @@ def test_sparse_sizes(label: str, pool: WorkerPool) -> None:
     assert table.total == table.active + table.idle_experts == table.active + 7 * dense.by_part["ffn"]
 
 
-@pytest.mark.parametrize(("variant", "active", "total"), zip(SPARSE, (1, 1, 2, 1), (4, 8, 8, 4), strict=True))
+@pytest.mark.parametrize(("variant", "active", "total"), list(zip(SPARSE, (1, 1, 2, 1), (4, 8, 8, 4), strict=True)))
 def test_sparse_variants(variant: str, active: int, total: int, pool: WorkerPool) -> None:
     """Active and all experts of a layer, in units of the dense model's MLP."""
     model, dense = sparse_early_fusion("0.275b", variant), parameters(early_fusion("0.275b"))

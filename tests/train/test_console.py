@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 from rich.console import Console
 
 from megatron_nmm.train.collapse import Alarm
@@ -12,13 +13,15 @@ from megatron_nmm.train.console import (
     Screen,
     alarm_line,
     intake_line,
+    routing_line,
     short,
     step_line,
     telemetry_line,
     validation_line,
 )
 from megatron_nmm.train.metrics import Record
-from megatron_nmm.train.record import alarm_record, telemetry_record
+from megatron_nmm.train.record import alarm_record, routing_record, telemetry_record
+from megatron_nmm.train.routing import RoutingReading
 from tests.train.readings import HEALTHY, without
 
 
@@ -64,6 +67,24 @@ def test_telemetry_line_sets_the_visual_side_against_the_others() -> None:
     assert "gradients others 0.87; updates / weights others 0.001; features visual / text - (no image" in line
 
 
+ROUTED = RoutingReading.of(
+    (1, 2), torch.tensor([[[4, 0, 0], [0, 4, 0]], [[2, 2, 2], [2, 2, 2]]]), torch.tensor([[8.4, 0.0, 8.0]] * 2)
+)
+
+
+def test_routing_line_tells_load_and_specialization() -> None:
+    assert routing_line(routing_record(340, ROUTED, 1.0)) == (
+        "routing of step 340: load entropy 0.82, most loaded 1.5 x the mean, dead 1, specialization 0.5 (first layer "
+        "1, last 0), balance loss 1.0500"
+    )
+    (first, _) = ROUTED.layers
+    assert "specialization 1, balance" in routing_line(routing_record(340, RoutingReading((first,)), 1.0))
+    empty = RoutingReading.of((1,), torch.zeros(1, 2, 2), torch.zeros(1, 3))
+    assert routing_line(routing_record(340, empty, 1.0)).endswith(
+        "load entropy -, most loaded - x the mean, dead 2, specialization -, balance loss -"
+    )
+
+
 def test_alarm_line() -> None:
     alarm = Alarm("no_update", "ffn", 0.0, 1e-3, "ffn stands still")
     assert alarm_line(alarm_record(40, alarm, 1.0)) == "ALARM in step 40: ffn stands still"
@@ -82,6 +103,7 @@ def _run(terminal: bool, steps: int) -> str:
         for step in range(1, steps + 1):
             screen.step(_record(step))
             screen.telemetry(telemetry_record(step, HEALTHY, 1.0))
+            screen.telemetry(routing_record(step, ROUTED, 1.0))
         screen.say("a remark in [brackets]")
     return out.getvalue()
 
@@ -90,13 +112,15 @@ def test_a_watcher_sees_every_step_and_a_bar() -> None:
     shown = _run(terminal=True, steps=5)
     assert all(f"step {step}/5  " in shown for step in range(1, 6))
     assert all(f"telemetry of step {step}: " in shown for step in range(1, 6))
+    assert all(f"routing of step {step}: " in shown for step in range(1, 6))
     assert "eta" in shown
 
 
 def test_a_log_gets_the_first_and_the_last_step_of_a_fast_run_and_all_remarks() -> None:
     lines = _run(terminal=False, steps=50).splitlines()
-    assert [line.split("  loss")[0].split(": ")[0] for line in lines[:4]] == [
-        *("step  1/50", "telemetry of step 1", "step 50/50", "telemetry of step 50"),
+    assert [line.split("  loss")[0].split(": ")[0] for line in lines[:6]] == [
+        *("step  1/50", "telemetry of step 1", "routing of step 1"),
+        *("step 50/50", "telemetry of step 50", "routing of step 50"),
     ]
-    assert lines[2].endswith("eta 0:00:00")
-    assert lines[4:] == ["a remark in [brackets]"]
+    assert lines[3].endswith("eta 0:00:00")
+    assert lines[6:] == ["a remark in [brackets]"]

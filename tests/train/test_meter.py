@@ -62,11 +62,13 @@ def test_work_of_a_batch(run: RunConfig, mask: ImageMask, images: bool) -> None:
 
 
 def test_padding_costs_no_experts() -> None:
-    """Half as many documents take half as much of the experts, and all else but attention as before."""
+    """A batch half full takes half of the experts' operations, and all others as before."""
     run = layouts.toy(RunConfig(model=sparse_early_fusion("0.275b")))
     [batch] = synthetic.batches(run, 1, seed=5)
-    full, half = (replace(batch, filled=torch.tensor(filled)) for filled in ([96, 96], [96, 0]))
-    most, least = (step_flops(run.model, work(each, run.model)).by_term for each in (full, half))
+    most, least = (
+        step_flops(run.model, work(replace(batch, filled=torch.tensor(filled)), run.model)).by_term
+        for filled in ([96, 96], [96, 0])
+    )
     assert {name for name in most if most[name] == 2 * least[name]} == {"experts.linear_fc1", "experts.linear_fc2"}
     assert sum(most[name] == least[name] for name in most) == len(most) - 2
 

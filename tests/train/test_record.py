@@ -18,10 +18,12 @@ from megatron_nmm.train.record import (
     intake,
     loss_record,
     require_sum,
+    routing_record,
     step_record,
     telemetry_record,
     validation_record,
 )
+from megatron_nmm.train.routing import RoutingReading
 from tests.train.readings import HEALTHY, with_part, without
 
 READING = Reading(2.0, 100.0, 50.0, 1e9, 1 << 30, 0.5, 30, 1)
@@ -105,6 +107,19 @@ def test_telemetry_says_none_where_there_is_no_value() -> None:
     diverged = telemetry_record(7, with_part(HEALTHY, "ffn", gradient=math.inf, weight=0.0), 3.0)
     assert diverged["parts"]["ffn"]["gradient"] is None and diverged["parts"]["ffn"]["update_share"] is None
     json.dumps(diverged, allow_nan=False)
+
+
+def test_routing_has_a_figure_for_each_sparse_layer_and_none_where_there_is_no_value() -> None:
+    choices = torch.tensor([[[4, 0, 0], [0, 4, 0]], [[0, 0, 0], [0, 0, 0]]])
+    reading = RoutingReading.of((1, 3), choices, torch.tensor([[8.0, 2.0, 4.0], [0.0, 0.0, 0.0]]))
+    record = json.loads(json.dumps(routing_record(7, reading, 3.0), allow_nan=False))
+    entropy = 1 / math.log2(3)
+    assert record == {
+        "event": "routing", "step": 7, "layers": [1, 3], "load_entropy": [pytest.approx(entropy), None],
+        "peak": [1.5, None], "specialization": [1.0, None], "deviation": [pytest.approx(4 / 9), None],
+        "mutual_information": [1.0, None], "balance": [2.0, None], "z": [0.5, None], "dead": [[2], [0, 1, 2]],
+        "text": [[4, 0, 0], [0, 0, 0]], "image": [[0, 4, 0], [0, 0, 0]], "elapsed_s": 3.0,
+    }  # fmt: skip
 
 
 def test_an_alarm_is_a_line_of_its_own() -> None:

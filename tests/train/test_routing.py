@@ -118,10 +118,7 @@ NAMES = (
 )
 TESTED = [
     *(layout for layout in LAYOUTS if layout.name in NAMES),
-    *(
-        Layout(f"EP2 by {way}", 2, ParallelConfig(expert=2, dispatcher=way))  # type: ignore[arg-type]
-        for way in ("allgather", "alltoall")
-    ),
+    *(Layout(f"EP2 by {way}", 2, ParallelConfig(expert=2, dispatcher=way)) for way in ("allgather", "alltoall")),
 ]
 """Every way to spread tokens and layers, and every way that hands routers' choices on."""
 

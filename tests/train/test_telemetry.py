@@ -18,6 +18,8 @@ from megatron_nmm.config import (
     RunConfig,
     VisionConfig,
 )
+from megatron_nmm.config.check import check
+from megatron_nmm.config.schema_model import SparseConfig
 from megatron_nmm.data.batch import Batch
 from megatron_nmm.models.build import build
 from megatron_nmm.parallel import full_state
@@ -49,10 +51,19 @@ NAVIL = layouts.toy(
         optim=CLIPPED,
     )
 )
-RUNS = {"early fusion, tied": TIED, "NaViL": NAVIL}
+SPARSE = layouts.toy(
+    RunConfig(
+        steps=4,
+        model=ModelConfig(sparse=SparseConfig(experts=8, top_k=2, dense_layers=(1,))),
+        journal=EVERY_SECOND,
+        optim=CLIPPED,
+    )
+)
+RUNS = {"early fusion, tied": TIED, "NaViL": NAVIL, "sparse": SPARSE}
 PARTS = {
     "early fusion, tied": ["vision", "attention", "ffn", "norms", "embeddings"],
-    "NaViL": [field.name for field in fields(RatesConfig)],
+    "NaViL": [field.name for field in fields(RatesConfig) if field.name != "router"],
+    "sparse": ["vision", "attention", "ffn", "router", "norms", "embeddings", "output"],
 }
 """Which parts each has."""
 
@@ -107,7 +118,17 @@ def test_parts_hold_every_weight_once(reference: tuple[str, compare.State, Step]
     assert all(0.1 < part.pace < 2 for part in reading.parts.values())
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+LEGAL = [
+    (name, layout)
+    for name, run in RUNS.items()
+    for layout in LAYOUTS
+    if not check(replace(run, parallel=layout.parallel), layout.processes)
+]
+
+
+@pytest.mark.parametrize(
+    ("reference", "layout"), LEGAL, indirect=["reference"], ids=[f"{name}-{layout.name}" for name, layout in LEGAL]
+)
 def test_a_layout_reads_what_one_process_reads(
     layout: Layout, reference: tuple[str, compare.State, Step], pool: WorkerPool
 ) -> None:
@@ -122,6 +143,7 @@ def test_a_layout_reads_what_one_process_reads(
     assert (reading.text_rows, reading.visual_rows) == (expected.text_rows, expected.visual_rows)
     assert reading.text == pytest.approx(expected.text, rel=1e-5)
     assert reading.visual == pytest.approx(expected.visual, rel=1e-5)
+    assert (reading.routing is not None) == bool(RUNS[name].model.sparse_layers)
 
 
 FORMS = [(dtype, sharded) for dtype in ("fp32", "bf16") for sharded in (False, True)]

@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from megatron_nmm.train.collapse import Alarm
 from megatron_nmm.train.metrics import Record
-from megatron_nmm.train.record import alarm_record, telemetry_record
+from megatron_nmm.train.record import alarm_record, routing_record, telemetry_record
+from megatron_nmm.train.routing import RoutingReading
 from megatron_nmm.train.tensorboard import Board, scalars
 from tests.train.readings import HEALTHY, without
 
@@ -45,6 +47,17 @@ def test_tags_of_telemetry_and_alarms() -> None:
     assert "telemetry/gradient/norms" not in tags
     alarm = Alarm("no_update", "ffn", 0.0, 1e-3, "ffn stands still")
     assert scalars(alarm_record(4, alarm, 1.0)) == {"telemetry/alarm/no_update": 0.0}
+
+
+def test_tags_of_routing() -> None:
+    choices = torch.tensor([[[4, 0, 0], [0, 4, 0]], [[2, 2, 2], [2, 2, 2]], [[0, 0, 0], [0, 0, 0]]])
+    losses = torch.tensor([[8.0, 2.0, 8.0], [12.0, 6.0, 12.0], [0.0, 0.0, 0.0]])
+    tags = scalars(routing_record(4, RoutingReading.of((1, 3, 4), choices, losses), 1.0))
+    assert tags["routing/dead"] == 4
+    assert (tags["routing/specialization/layer_001"], tags["routing/specialization/layer_003"]) == (1.0, 0.0)
+    assert "routing/specialization/layer_004" not in tags
+    assert tags["routing/specialization"] == 0.5
+    assert (tags["routing/balance"], tags["routing/z"]) == (1.0, 0.375)
 
 
 def test_a_resumed_run_shows_each_step_once(tmp_path: Path) -> None:

@@ -77,4 +77,6 @@ class KernelDispatcher(MoETokenDispatcher):
     def combine_postprocess(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """[R, H] answers -> [T, 1, H]: the sum over a token's experts, by probability; zero for padding."""
         out: torch.Tensor = torch.ops.nmm.combine(hidden_states, self._home, self._probabilities)
+        # A module that keeps a tensor of the graph keeps itself alive through it, unseen by Python's collector.
+        del self._probabilities
         return out.view(self._shape)
