@@ -23,6 +23,8 @@ NAMES = {
     "decoder.layers.11.self_attention.visual.k_layernorm.weight": "visual_attention",
     "decoder.layers.11.mlp.linear_fc1.weight": "ffn",
     "decoder.layers.11.mlp.visual.linear_fc2.weight": "visual_ffn",
+    "decoder.layers.11.mlp.router.weight": "router",
+    "decoder.layers.11.mlp.experts.linear_fc1.weight": "ffn",
     "decoder.layers.11.input_layernorm.weight": "norms",
     "decoder.layers.11.pre_mlp_layernorm.weight": "norms",
     "decoder.final_layernorm.weight": "norms",
