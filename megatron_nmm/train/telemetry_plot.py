@@ -17,7 +17,7 @@ from megatron_nmm.train.telemetry import PARTS
 
 TEXT_COLOUR, VISUAL_COLOUR, ALARM_COLOUR = "#4477aa", "#ee6677", "#bb0000"
 SHADES = {
-    "text": ("#4477aa", "#66ccee", "#228833", "#222222", "#999999"),
+    "text": ("#4477aa", "#66ccee", "#228833", "#222222", "#999999", "#88ccaa"),
     "visual": ("#ee6677", "#ccbb44", "#aa3377", "#ee8866", "#7a0019"),
 }
 """Cold colours for parts that serve text, warm ones for visual parts (Paul Tol's schemes)."""

@@ -12,7 +12,7 @@ from PIL import Image
 from megatron_nmm.train.collapse import alarms
 from megatron_nmm.train.metrics import Record
 from megatron_nmm.train.record import alarm_record, telemetry_record
-from megatron_nmm.train.telemetry import TelemetryReading
+from megatron_nmm.train.telemetry import PARTS, TelemetryReading
 from megatron_nmm.train.telemetry_plot import SHADES, TEXT_COLOUR, VISUAL_COLOUR, telemetry_plot
 from tests.train.readings import HEALTHY, with_part, without
 
@@ -48,6 +48,11 @@ def test_both_sides_are_drawn(tmp_path: Path) -> None:
     drawn = _pixels(_records(*[HEALTHY] * 5), tmp_path / "telemetry.png").keys()
     assert _colours(TEXT_COLOUR, VISUAL_COLOUR, *SHADES["text"][:3], *SHADES["visual"][:3]) <= drawn
     assert not _colours(*SHADES["visual"][3:]) & drawn, "parts that do not train have no curve"
+
+
+def test_a_model_with_every_part_has_a_colour_for_each(tmp_path: Path) -> None:
+    everything = replace(HEALTHY, parts=dict.fromkeys(PARTS, HEALTHY.parts["ffn"]))
+    assert len(_pixels(_records(everything, everything), tmp_path / "telemetry.png")) > 10
 
 
 def test_alarms_are_marked(tmp_path: Path) -> None:
