@@ -84,7 +84,9 @@ def _rows_with_room(
     batch = prompt_batch(run, tokenizer, prompts, length)
     positions = torch.arange(length).expand(batch.rows, -1).contiguous()
     starts = torch.tensor([[0, length]], dtype=torch.int32).repeat(batch.rows, 1)
-    return replace(batch, positions=positions, document_starts=starts), lengths_B
+    # The room counts as filled: what is written there is no padding to the routers of sparse experts.
+    filled = torch.full((batch.rows,), length)
+    return replace(batch, positions=positions, document_starts=starts, filled=filled), lengths_B
 
 
 def _from_all_data_ranks(texts: list[str], world: World) -> list[list[str]]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from megatron_nmm.config import ParallelConfig, RunConfig
+from megatron_nmm.config import ParallelConfig, RunConfig, SparseConfig
 from megatron_nmm.data.prompt import Prompt, prompt_batch
 from megatron_nmm.data.tokens import Tokenizer
 from megatron_nmm.errors import DataError
@@ -54,6 +54,15 @@ def test_answers_are_the_argmax_of_full_passes(
 ) -> None:
     assert answers == pool.run(1, _naive, *model, PROMPTS)[0]
     assert len(set(answers)) == len(PROMPTS)
+
+
+def test_what_sparse_experts_answer_is_the_argmax_of_full_passes_too(
+    model: tuple[RunConfig, compare.State], pool: WorkerPool
+) -> None:
+    """Answers are written where padding was, and padding has no expert."""
+    sparse = replace(model[0], model=replace(model[0].model, sparse=SparseConfig(experts=4)))
+    state = compare.initial_state(pool, sparse)
+    assert pool.run(1, _answer, sparse, state, PROMPTS)[0] == pool.run(1, _naive, sparse, state, PROMPTS)[0]
 
 
 @pytest.mark.parametrize("layout", PARALLEL)
@@ -117,7 +126,8 @@ def _naive(place: Place, run: RunConfig, state: compare.State, prompts: Sequence
                 tokens = torch.cat([row.tokens[:, :length], torch.tensor([made], dtype=torch.int64)], dim=1)
                 starts = torch.tensor([[0, length + len(made)]], dtype=torch.int32)
                 positions = torch.arange(length + len(made))[None]
-                row = replace(row, tokens=tokens, document_starts=starts, positions=positions)
+                filled = torch.tensor([length + len(made)])
+                row = replace(row, tokens=tokens, document_starts=starts, positions=positions, filled=filled)
                 made.append(int(network.module(row, logits=True)[0, -1, : tokenizer.size].argmax()))  # type: ignore[operator,union-attr]
             texts.append(tokenizer.decode([token for token in made if token != tokenizer.eos]))
     return texts
