@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from megatron_nmm.device.products import Products
 from megatron_nmm.device.protocol import UNWRITTEN
 
 ENGINE_MODULES = (
@@ -248,6 +249,19 @@ def patch_weight_gradient(view: ModuleType) -> None:
     setattr(layers, "_grad_accum_fusion_available", True)
 
 
+def patch_products(view: ModuleType) -> None:
+    """Linear layers multiply with ``torch.matmul`` forward and ``Tensor.matmul`` backward; let both use all threads."""
+    matmul, original = Products().matmul, torch.Tensor.matmul
+
+    def product(self: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        if sys._getframe(1).f_globals.get("__name__") == "megatron.core.tensor_parallel.layers":
+            return matmul(self, other)
+        return original(self, other)
+
+    setattr(torch.Tensor, "matmul", product)
+    setattr(view, "matmul", matmul)
+
+
 def joint_norm(
     chunk_size: int, overflow: torch.Tensor, tensor_lists: list[list[torch.Tensor]], per_tensor: bool
 ) -> tuple[torch.Tensor, None]:
@@ -290,6 +304,7 @@ PATCHES = (
         "megatron.core.tensor_parallel.layers",
         "fused_weight_gradient_mlp_cuda.wgrad_gemm_accum_fp32",
     ),
+    Patch(patch_products, "megatron.core.tensor_parallel.layers", "grad_output.matmul(weight)"),
     Patch(patch_gradient_norm, "megatron.core.optimizer.clip_grads", "l2_norm_impl, dummy_overflow_buf"),
     Patch(patch_split_sizes, "megatron.core.transformer.moe.token_dispatcher", "maybe_move_tensor_to_cpu"),
 )

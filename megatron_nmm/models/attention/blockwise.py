@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-BLOCK = 128
+BLOCK = 256
 """Queries computed together."""
 
 
