@@ -26,9 +26,12 @@ from rich.table import Table
 
 from megatron_nmm.config import ModelConfig, PrecisionConfig, RunConfig, SparseConfig
 from megatron_nmm.config.arguments import positive
+from megatron_nmm.device.protocol import UNWRITTEN
 from megatron_nmm.device.select import select
 from megatron_nmm.parallel.world import World
 
+WRITTEN = frozenset({"experts.linear_fc1.weight", "experts.linear_fc2.weight"})
+"""Weights of our layer whose first gradient of a step is written, not added."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Step = Callable[[], None]
 
@@ -50,14 +53,18 @@ class Shape:
         return RunConfig(model=model, precision=PrecisionConfig("bf16" if dtype == "bf16" else "fp32"))
 
 
-def step_of(layer: Any, x: torch.Tensor, grad: torch.Tensor) -> Step:
-    """Forward and backward of ``layer``, weight gradients added up in fp32 as in training."""
+def step_of(layer: Any, x: torch.Tensor, grad: torch.Tensor, written: frozenset[str] = frozenset()) -> Step:
+    """Forward and backward of ``layer`` with fp32 gradients as a step of training starts: the weights in ``written``
+    overwrite theirs (parallel/unwritten.py), all others add to it. Filling those with zeros first is not counted."""
     for weight in layer.parameters():
         weight.main_grad = torch.zeros_like(weight, dtype=torch.float32)
         weight.grad_added_to_main_grad = False
+    first = [weight.main_grad for name, weight in layer.named_parameters() if name in written]
 
     def step() -> None:
         x.grad = None
+        for gradient in first:
+            setattr(gradient, UNWRITTEN, True)
         layer(x)[0].backward(grad)
         for weight in layer.parameters():
             if weight.grad is not None and not weight.grad_added_to_main_grad:
@@ -142,7 +149,7 @@ def contenders(shape: Shape, dtype: str, world: World) -> dict[str, Step]:
     same_weights(ours, theirs)
     torch.testing.assert_close(ours(x)[0], theirs(x)[0], rtol=2e-2, atol=2e-2)
     return {
-        "ours": step_of(ours, x, grad),
+        "ours": step_of(ours, x, grad, WRITTEN),
         "theirs": step_of(theirs, x, grad),
         "floor": floor_of(shape, DTYPES[dtype]),
     }

@@ -3,15 +3,18 @@
 oneDNN shares a product among threads by tiles of the result, and for some shapes its tile is the whole result: 1,024
 rows by 512 columns of depth 3,072 run on one thread, half as wide or twice as high on all of them. The same product as
 a batch of one block of rows per thread always runs on all, for a copy of the weight; so do halves of the columns, for a
-copy of the result. Which shapes suffer depends on the processor and on oneDNN's release, so each is measured when it
-is first met.
+copy of the result. Which shapes suffer depends on the processor and on oneDNN's release, so each that keeps coming
+back is measured.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import torch
 
+MEETINGS = 16
+"""Times a shape is met before it is tried: shapes that change with every batch are not worth it."""
 SMALLEST = 1 << 28
 """Multiplications below which a product is left alone: sharing it out is worth less than asking."""
 TRIALS = 3
@@ -41,6 +44,7 @@ class Products:
 
     def __init__(self) -> None:
         self.ways: dict[tuple[object, ...], Product] = {}
+        self._met: Counter[tuple[object, ...]] = Counter()
 
     def matmul(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """[..., K] @ [K, N] -> [..., N], bit for bit torch.matmul's result."""
@@ -51,10 +55,12 @@ class Products:
             return torch.matmul(rows, weight)
         flat = rows.view(count, depth)
         key = (count, *weight.shape, weight.stride(), rows.dtype, threads)
-        way = self.ways.get(key)
-        if way is None:
-            way = self.ways[key] = fastest(flat, weight)
-        return way(flat, weight).view(*rows.shape[:-1], weight.shape[1])
+        if key not in self.ways:
+            self._met[key] += 1
+            if self._met[key] < MEETINGS:
+                return torch.matmul(rows, weight)
+            self.ways[key] = fastest(flat, weight)
+        return self.ways[key](flat, weight).view(*rows.shape[:-1], weight.shape[1])
 
 
 def fastest(rows_MK: torch.Tensor, weight_KN: torch.Tensor) -> Product:

@@ -12,6 +12,8 @@ Elementwise = Literal["compiled", "few_passes"]
 
 UNWRITTEN = "unwritten"
 """Attribute of a gradient whose memory means nothing until it is written (parallel/unwritten.py)."""
+WRITES_GRADIENT = "writes_gradient"
+"""Attribute of a module, True: it alone computes its weight's gradient, and overwrites one marked ``UNWRITTEN``."""
 
 
 class Device(Protocol):

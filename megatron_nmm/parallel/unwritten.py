@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import torch
 
-from megatron_nmm.device.protocol import UNWRITTEN, Device
+from megatron_nmm.device.protocol import UNWRITTEN, WRITES_GRADIENT, Device
 
 
 def begin_gradients(model: Any, device: Device) -> None:
@@ -51,14 +51,15 @@ def _begin(buffer: Any, marked: set[int]) -> None:
 
 
 def _linear_weights(model: torch.nn.Module) -> Iterator[torch.nn.Parameter]:
-    """Weights whose gradients only megatron-core's fused kernel computes: those of its parallel linear layers.
+    """Weights whose gradients one kernel alone computes: those of megatron-core's parallel linear layers and experts.
 
     A tied output layer has none of its own; the table it borrows also takes gradients from looking tokens up.
     """
     from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 
     for module in model.modules():
-        if isinstance(module, ColumnParallelLinear | RowParallelLinear) and module.gradient_accumulation_fusion:
-            weight = module.weight
+        linear = isinstance(module, ColumnParallelLinear | RowParallelLinear) and module.gradient_accumulation_fusion
+        if linear or getattr(module, WRITES_GRADIENT, False):
+            weight = cast(torch.nn.Parameter | None, module.weight)
             if weight is not None and weight.requires_grad:
                 yield weight

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from megatron_nmm.config import ParallelConfig, RunConfig
+from megatron_nmm.config import ParallelConfig, RunConfig, SparseConfig
 from megatron_nmm.device.mcore_on_cpu import accumulate_weight_gradient
 from megatron_nmm.device.protocol import UNWRITTEN
 from megatron_nmm.models.build import build
@@ -29,8 +29,10 @@ def _gradients(place: Place, run: RunConfig, before: float) -> dict[str, torch.T
     with place.world(run.parallel) as world:
         model = build(run, world)
         owned = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        for p in owned.values():
+        for name, p in owned.items():
             p.main_grad.fill_(before)  # type: ignore[attr-defined]
+            if name.endswith("router.weight"):  # equal scores: every token goes to the first expert, the others idle
+                p.data[1:] = p.data[0]
         batches = synthetic.batches(run, 1, seed=1) + synthetic.batches(run, 1, seed=2, images=False)
         forward_backward(model, batches, world)
         assert not any(getattr(main_grad(p), UNWRITTEN, False) for p in owned.values())
@@ -54,6 +56,29 @@ def test_a_step_does_not_see_what_the_buffer_held(layout: str, tied: bool, pool:
     ):
         for name, expected in clean.items():
             assert torch.equal(dirty[name], expected), name
+
+
+SPARSE = {
+    "one process": ParallelConfig(),
+    "EP2": ParallelConfig(expert=2),
+    "EP2, allgather": ParallelConfig(expert=2, dispatcher="allgather"),
+}
+
+
+@pytest.mark.parametrize("layout", SPARSE)
+def test_sparse_experts_write_theirs_idle_ones_zeros(layout: str, pool: WorkerPool) -> None:
+    model = replace(RUN.model, sparse=SparseConfig(experts=4, top_k=1))
+    run = replace(RUN, model=model, parallel=SPARSE[layout])
+    size = 1 if layout == "one process" else 2
+    idle = 0
+    for clean, dirty in zip(
+        pool.run(size, _gradients, run, 0.0), pool.run(size, _gradients, run, float("nan")), strict=True
+    ):
+        for name, expected in clean.items():
+            assert torch.equal(dirty[name], expected), name
+            if ".experts." in name:
+                idle += int((expected.flatten(1) == 0).all(1).sum())
+    assert idle == 2 * 3 * run.model.layers, "three of four experts of each layer have no gradient, and it is zero"
 
 
 def _untouched_layer(place: Place, run: RunConfig) -> list[float]:

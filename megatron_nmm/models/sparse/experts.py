@@ -14,6 +14,7 @@ from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attri
 from megatron.core.transformer.module import MegatronModule
 
 from megatron_nmm.device import seed as random_states
+from megatron_nmm.device.protocol import WRITES_GRADIENT
 from megatron_nmm.models.sparse.grouped import grouped_mlp
 from megatron_nmm.models.sparse.looped import looped_mlp
 
@@ -41,6 +42,8 @@ class SparseExperts(MegatronModule):
     """megatron-core's interface of experts. Every one has a gradient, also when it got no token: zero."""
 
     product: Product
+    overwrites = False
+    """Whether ``product`` keeps the promise of WRITES_GRADIENT."""
 
     def __init__(self, num_local_experts: int, config: Any, pg_collection: Any = None, name: str | None = None) -> None:
         """``config`` gives width, hidden width of an expert and how weights are drawn."""
@@ -49,6 +52,8 @@ class SparseExperts(MegatronModule):
         width, hidden = config.hidden_size, config.moe_ffn_hidden_size
         self.linear_fc1 = ExpertWeights((num_local_experts, 2 * hidden, width), config, config.init_method)
         self.linear_fc2 = ExpertWeights((num_local_experts, width, hidden), config, config.output_layer_init_method)
+        for weights in (self.linear_fc1, self.linear_fc2):
+            setattr(weights, WRITES_GRADIENT, self.overwrites)
 
     def forward(
         self, rows_RH: torch.Tensor, tokens_per_expert: torch.Tensor, probabilities: torch.Tensor
@@ -90,6 +95,7 @@ class LoopedExperts(SparseExperts):
     """One expert after the other, idle ones left out: for processors."""
 
     product = staticmethod(looped_mlp)
+    overwrites = True
 
 
 class GroupedExperts(SparseExperts):
