@@ -168,7 +168,7 @@ class ScheduleConfig:
     kind: Literal["cooldown", "cosine", "constant"] = "cooldown"
     """cooldown: constant, then 1 - sqrt to 0 (P1); cosine; constant (NaViL)."""
     warmup: int | None = None
-    """Steps of linear warm-up; None = P1's rule from the run length (appendix A)."""
+    """Steps of linear warm-up; None = P1's rule from the run length (appendix A); longer with sparse experts."""
     cooldown: float = 0.2
     """Share of the run's steps spent cooling down."""
     floor: float = 0.0

@@ -58,7 +58,8 @@ class Optimizer:
 
     def step(self, step: int) -> Update:
         """Take training step ``step`` (from 1) with the gradients in ``main_grad``; a non-finite norm skips it."""
-        learning_rate = rate(self._run.schedule, self._run.optim, self._run.steps, step)
+        run = self._run
+        learning_rate = rate(run.schedule, run.optim, run.steps, step, sparse=bool(run.model.sparse_layers))
         for section in self._sections:
             section.wrapped.prepare_grads()
         norm = math.hypot(*(float(section.wrapped.get_grad_norm()) for section in self._sections))

@@ -16,6 +16,15 @@ def test_warmup_rule_of_p1(steps: int, warmup: int) -> None:
     assert warmup_steps(ScheduleConfig(), steps) == warmup
 
 
+@pytest.mark.parametrize(
+    ("steps", "warmup"), [(20_000, 5_000), (19_999, 2_500), (5_000, 2_500), (4_000, 2_000), (1_000, 500), (400, 40)]
+)
+def test_sparse_experts_warm_up_longer(steps: int, warmup: int) -> None:
+    assert warmup_steps(ScheduleConfig(), steps, sparse=True) == warmup
+    assert shape(ScheduleConfig(kind="constant"), steps, warmup, sparse=True) == 1.0
+    assert shape(ScheduleConfig(kind="constant"), steps, warmup - 1, sparse=True) < 1.0
+
+
 def test_configured_warmup_wins() -> None:
     assert warmup_steps(ScheduleConfig(warmup=200), 160_000) == 200
     assert shape(ScheduleConfig(warmup=0), 100, 1) == 1.0
