@@ -1,6 +1,7 @@
 """Prove a recipe's parallel layouts: each must give the loss and every gradient of one process.
 
     python tools/verify_parallel.py --recipe examples/digits.py
+    python tools/verify_parallel.py --recipe examples/moe.py --tensors       # how far each tensor is off at most
 
 The recipe is shrunk to a toy of the same structure in fp32 and run over real collectives on this machine's CPU.
 Exits 1 when a layout is off; ``--inject-fault`` leaves out one collective to show that it would be noticed.
@@ -37,6 +38,7 @@ def arguments() -> argparse.Namespace:
         metavar="ERROR",
         help="largest relative error per tensor (default 1e-5)",
     )
+    parser.add_argument("--tensors", action="store_true", help="also print the worst layout of every tensor")
     parser.add_argument("--inject-fault", choices=sorted(FAULTS), help="leave out one collective; must end red")
     return parser.parse_args()
 
@@ -68,6 +70,18 @@ def table(results: list[compare.Comparison], tolerance: float) -> Table:
     return out
 
 
+def tensor_table(results: list[compare.Comparison], tolerance: float) -> Table:
+    """One row a tensor: its largest error over all layouts and where, the worst first."""
+    out = Table("gradient of", "worst error", "in layout", "verdict")
+    worst = [
+        max((result.errors.get(name, float("inf")), result.layout.name, name) for result in results)
+        for name in sorted({name for result in results for name in result.errors})
+    ]
+    for error, layout, name in sorted(worst, key=lambda row: -row[0]):
+        out.add_row(name, f"{error:.1e}", layout, "[green]equal[/]" if error <= tolerance else "[red]DIFFERS[/]")
+    return out
+
+
 def main() -> int:
     """Run, print, and say with the exit code whether all layouts agree."""
     options, console, start = arguments(), Console(width=160), time.monotonic()
@@ -76,6 +90,8 @@ def main() -> int:
     except NMMError as error:
         return refuse(error)
     console.print(table(results, options.tolerance))
+    if options.tensors:
+        console.print(tensor_table(results, options.tolerance))
     wrong = [result.layout.name for result in results if not result.passes(options.tolerance)]
     tensors = len(results[0].errors)
     seconds = time.monotonic() - start

@@ -47,14 +47,22 @@ def test_every_layout_equals_one_process(verify: Run) -> None:
 
 
 def test_a_collective_left_out_turns_the_table_red_and_names_the_tensor(verify: Run) -> None:
-    code, out = verify("--recipe", str(ROOT / "examples" / "digits.py"), "--inject-fault", "norm gradients")
+    code, out = verify(
+        "--recipe", str(ROOT / "examples" / "digits.py"), "--inject-fault", "norm gradients", "--tensors"
+    )
     table = rows(out)
     assert code == 1, out
-    wrong = {name for name, row in table.items() if row[-1] == "DIFFERS"}
+    wrong = {name for name, row in table.items() if row[0] == "2" and row[-1] == "DIFFERS"}
     assert {"TP2", "TP2+SP", "TP2+recompute"} <= wrong
     assert not wrong & {"PP2", "DP2"}, "no norm is summed over tensor ranks there"
     assert re.fullmatch(r"decoder\.layers\.\d\.self_attention\.[qk]_layernorm\.weight", table["TP2"][3])
     assert f"{len(wrong)} of 6 layouts differ from one process: TP2" in out
+    tensors = {name: row for name, row in table.items() if name.endswith((".weight", ".bias"))}
+    faulty = {name for name, row in tensors.items() if row[-1] == "DIFFERS"}
+    assert {name for name in tensors if name.endswith("_layernorm.weight")} >= faulty
+    assert {row[1] for name, row in tensors.items() if name in faulty} <= wrong
+    assert float(tensors[table["TP2"][3]][0]) >= float(table["TP2"][2]), "at least what the layout's own row says"
+    assert len(tensors) > len(faulty) > 0
 
 
 def test_a_recipe_that_is_not_there_is_one_line(verify: Run) -> None:
