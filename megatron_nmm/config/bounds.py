@@ -74,6 +74,7 @@ BOUNDS: dict[str, Range] = {
     "model.vision.channels": Range(3, 3),  # decoders always deliver RGB
     "parallel.tensor": SIZE,
     "parallel.pipeline": SIZE,
+    "parallel.context": SIZE,
     "parallel.expert": SIZE,
     "parallel.stage_layers.*": ANY_COUNT,
     "parallel.time_limit_s": POSITIVE,

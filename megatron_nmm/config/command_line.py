@@ -68,10 +68,11 @@ def processes(run: RunConfig, environment: Mapping[str, str]) -> int:
     """World size: WORLD_SIZE as torchrun sets it, else one copy of the model. ConfigError when it is no number."""
     text = environment.get("WORLD_SIZE")
     if text is None:
-        sizes = (run.parallel.tensor, run.parallel.pipeline, run.parallel.expert)
+        given = run.parallel
+        sizes = (given.tensor, given.context, given.pipeline, given.expert)
         # A size that is no positive number is a fault of its own and must not become one of the world size.
-        tensor, pipeline, expert = (size if isinstance(size, int) and size > 0 else 1 for size in sizes)
-        return ParallelConfig(tensor=tensor, pipeline=pipeline, expert=expert).processes
+        tensor, context, pipeline, expert = (size if isinstance(size, int) and size > 0 else 1 for size in sizes)
+        return ParallelConfig(tensor=tensor, context=context, pipeline=pipeline, expert=expert).processes
     try:
         return int(text)
     except ValueError:
@@ -81,12 +82,12 @@ def processes(run: RunConfig, environment: Mapping[str, str]) -> int:
 def summary(run: RunConfig, world_size: int) -> str:
     """What a checked run will do, in three lines."""
     data, parallel = run.data, run.parallel
-    data_size = world_size // (parallel.tensor * parallel.pipeline)
+    data_size = world_size // parallel.of_copy
     microbatches = data.global_batch // (data.microbatch * data_size)
     tokens = run.steps * data.global_batch * data.sequence_length
+    sizes = " x ".join(f"{name} {size}" for name, size in {**parallel.shape, "data": data_size}.items())
     return (
-        f"ok: {run.name} on {world_size} processes = tensor {parallel.tensor} x pipeline {parallel.pipeline} "
-        f"x data {data_size}\n"
+        f"ok: {run.name} on {world_size} processes = {sizes}\n"
         f"step: {data.global_batch} packed rows of {data.sequence_length} tokens = {microbatches} microbatches "
         f"of {data.microbatch} on each data-parallel rank\n"
         f"run: {run.steps} steps, {tokens:,} tokens, written to {run.folder}"

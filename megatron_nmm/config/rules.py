@@ -32,7 +32,8 @@ class Rule:
 
 HEADS = ("model.width", "model.heads", "model.query_groups", "model.head_dim")
 SHAPE = (*HEADS, "model.ffn", "model.vocabulary", "parallel.tensor")
-LAYOUT = ("parallel.tensor", "parallel.pipeline", WORLD)
+CONTEXT = ("parallel.context", "data.sequence_length")
+LAYOUT = ("parallel.tensor", "parallel.context", "parallel.pipeline", WORLD)
 SEQUENCE = ("parallel.sequence", "data.microbatch", "data.sequence_length")
 STAGES = ("model.layers", "parallel.pipeline", "parallel.stage_layers")
 ENCODER = ("model.vision.depth", "model.vision.width", "model.vision.heads")
@@ -56,10 +57,9 @@ RULES: tuple[Rule, ...] = (
     Rule(SHAPE, layout.groups_split_heads),
     Rule(SHAPE, layout.tensor_splits_model),
     Rule(STAGES, layout.stages_hold_layers),
-    Rule((*SHAPE, *LAYOUT, *STAGES), layout.world_holds_layout),
-    Rule(
-        (*SHAPE, "parallel.sequence", "data.microbatch", "data.sequence_length"), layout.sequence_parallel_splits_rows
-    ),
+    Rule((*SHAPE, *LAYOUT, *STAGES, *CONTEXT), layout.world_holds_layout),
+    Rule(CONTEXT, layout.context_cuts_rows),
+    Rule((*SHAPE, "parallel.sequence", "data.microbatch", *CONTEXT), layout.sequence_parallel_splits_rows),
     Rule((*LAYOUT, "data.microbatch", "data.global_batch"), layout.batch_divides),
     Rule(ENCODER, vision.vision_heads_split_width),
     Rule(("model.vision.depth", "model.vision.full_layers"), vision.full_layers_exist),

@@ -85,28 +85,45 @@ def stages_hold_layers(run: RunConfig, world_size: int) -> Iterator[Fault]:
 
 def world_holds_layout(run: RunConfig, world_size: int) -> Iterator[Fault]:
     """The processes divide into whole copies of the model."""
-    tensor, stages = run.parallel.tensor, run.parallel.pipeline
-    if world_size % (tensor * stages):
+    parallel, copy = run.parallel, run.parallel.of_copy
+    tensor, context, stages = parallel.tensor, parallel.context, parallel.pipeline
+    if world_size % copy:
         of_world = divisors(world_size)
-        tensors = [t for t in divisors(_tensor_unit(run.model)) if t * stages in of_world]
-        fixed = run.parallel.stage_layers
-        pipelines = [p for p in of_world if p * tensor in of_world and p <= run.model.layers and not fixed]
+        tensors = [t for t in divisors(_tensor_unit(run.model)) if t * context * stages in of_world]
+        fixed = parallel.stage_layers
+        pipelines = [p for p in of_world if p * tensor * context in of_world and p <= run.model.layers and not fixed]
+        sizes = " x ".join(f"parallel.{name} {size}" for name, size in parallel.shape.items())
         yield Fault(
             WORLD,
-            f"the world size {world_size} is not divisible by parallel.tensor {tensor} x parallel.pipeline {stages} "
-            f"= {tensor * stages} processes for one copy of the model",
+            f"the world size {world_size} is not divisible by {sizes} = {copy} processes for one copy of the model",
             use(
-                ("a world size of", world_size, multiples_around(world_size, tensor * stages)),
+                ("a world size of", world_size, multiples_around(world_size, copy)),
                 ("parallel.tensor", tensor, tensors),
+                ("parallel.context", context, [c for c in _contexts(run) if c * tensor * stages in of_world]),
                 ("parallel.pipeline", stages, pipelines),
+            ),
+        )
+
+
+def context_cuts_rows(run: RunConfig, world_size: int) -> Iterator[Fault]:
+    """Context ranks share every row in chunks of one size, two each."""
+    length, context = run.data.sequence_length, run.parallel.context
+    if length % run.parallel.chunks:
+        yield Fault(
+            "parallel.context",
+            f"data.sequence_length {length} is not divisible by 2 x parallel.context {context} = "
+            f"{run.parallel.chunks} chunks of a row",
+            use(
+                ("parallel.context", context, _contexts(run)),
+                ("data.sequence_length", length, multiples_around(length, run.parallel.chunks)),
             ),
         )
 
 
 def sequence_parallel_splits_rows(run: RunConfig, world_size: int) -> Iterator[Fault]:
     """Sequence parallelism spreads the tokens of a microbatch evenly over a tensor group of at least two."""
-    data, tensor = run.data, run.parallel.tensor
-    if not run.parallel.sequence:
+    data, tensor, context, chunks = run.data, run.parallel.tensor, run.parallel.context, run.parallel.chunks
+    if not run.parallel.sequence or data.sequence_length % chunks:
         return
     if tensor == 1:
         yield Fault(
@@ -114,13 +131,14 @@ def sequence_parallel_splits_rows(run: RunConfig, world_size: int) -> Iterator[F
             "parallel.sequence true splits tokens over the tensor group, and parallel.tensor is 1",
             use(("parallel.tensor", tensor, divisors(_tensor_unit(run.model))), ("parallel.sequence", True, "false")),
         )
-    elif data.microbatch * data.sequence_length % tensor:
-        unit = tensor // math.gcd(tensor, data.microbatch)
+    elif data.microbatch * data.sequence_length % (context * tensor):
+        unit = math.lcm(chunks, context * tensor // math.gcd(context * tensor, data.microbatch))
         tokens = data.microbatch * data.sequence_length
+        shared = f" over parallel.context {context}" if context > 1 else ""
         yield Fault(
             "data.sequence_length",
-            f"data.microbatch {data.microbatch} x data.sequence_length {data.sequence_length} = {tokens} tokens are "
-            f"not divisible by parallel.tensor {tensor}, as parallel.sequence needs",
+            f"data.microbatch {data.microbatch} x data.sequence_length {data.sequence_length} = {tokens} tokens"
+            f"{shared} are not divisible by parallel.tensor {tensor}, as parallel.sequence needs",
             use(
                 ("data.sequence_length", data.sequence_length, multiples_around(data.sequence_length, unit)),
                 ("parallel.sequence", True, "false"),
@@ -147,8 +165,13 @@ def batch_divides(run: RunConfig, world_size: int) -> Iterator[Fault]:
 
 def _data_size(run: RunConfig, world_size: int) -> int | None:
     """Data-parallel size; None when the world does not divide into whole copies of the model."""
-    copy = run.parallel.tensor * run.parallel.pipeline
-    return None if world_size % copy else world_size // copy
+    return None if world_size % run.parallel.of_copy else world_size // run.parallel.of_copy
+
+
+def _contexts(run: RunConfig) -> list[int]:
+    """Context sizes whose chunks divide a row evenly."""
+    length = run.data.sequence_length
+    return divisors(length // 2) if length % 2 == 0 else [1]
 
 
 def _split_sizes(model: ModelConfig) -> dict[str, int]:

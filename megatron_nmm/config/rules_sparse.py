@@ -1,6 +1,5 @@
 """Sparse experts: what their number, their layers and the ranks that share them ask of each other."""
 
-import math
 from collections.abc import Iterator
 
 from megatron_nmm.config.fault import Fault, divisors, multiples_around, use
@@ -54,7 +53,7 @@ def ranks_share_experts(run: RunConfig, world_size: int) -> Iterator[Fault]:
         yield Fault("parallel.expert", fact, use(("parallel.expert", parallel.expert, [1]), more))
         return
     stage = world_size // parallel.pipeline
-    whole = world_size % (parallel.tensor * parallel.pipeline) == 0
+    whole = world_size % parallel.of_copy == 0
     legal = [size for size in divisors(sparse.experts) if not whole or stage % size == 0]
     if sparse.experts % parallel.expert:
         fact = f"model.sparse.experts {sparse.experts} is not divisible by parallel.expert {parallel.expert}"
@@ -65,8 +64,7 @@ def ranks_share_experts(run: RunConfig, world_size: int) -> Iterator[Fault]:
             f"the {stage} processes of a pipeline stage (world size {world_size} / parallel.pipeline "
             f"{parallel.pipeline}) are not divisible by parallel.expert {parallel.expert}"
         )
-        unit = math.lcm(parallel.tensor, parallel.expert) * parallel.pipeline
-        sizes = ("a world size of", world_size, multiples_around(world_size, unit))
+        sizes = ("a world size of", world_size, multiples_around(world_size, parallel.processes))
         yield Fault("parallel.expert", fact, use(("parallel.expert", parallel.expert, legal), sizes))
 
 

@@ -21,17 +21,36 @@ Dispatcher = Literal["kernels", "allgather", "alltoall", "deepep"]
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """How one model is spread over processes. Data parallel size is what is left: world / (tensor x pipeline)."""
+    """How one model is spread over processes. Data parallel size is what is left: world / ``of_copy``."""
 
     @property
     def processes(self) -> int:
-        """The fewest that this layout fits: one copy of the model."""
-        return math.lcm(self.tensor, self.expert) * self.pipeline
+        """The fewest that this layout fits: one copy of the model, its sparse experts included."""
+        return math.lcm(self.tensor * self.context, self.expert) * self.pipeline
+
+    @property
+    def of_copy(self) -> int:
+        """Processes that share one copy of the model, sparse experts aside: tensor x context x pipeline."""
+        return self.tensor * self.context * self.pipeline
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """The sizes that make up ``of_copy``, by name; context only where rows are shared."""
+        context = {"context": self.context} if self.context > 1 else {}
+        return {"tensor": self.tensor, **context, "pipeline": self.pipeline}
+
+    @property
+    def chunks(self) -> int:
+        """Pieces of a row: two for each context rank, so that a cheap early one can balance a dear late one."""
+        return 2 * self.context if self.context > 1 else 1
 
     tensor: int = 1
     pipeline: int = 1
+    context: int = 1
+    """Ranks that share the positions of every row: activations and attention of long rows fall by as much."""
     expert: int = 1
-    """Ranks that share the sparse experts of a layer; they are taken from the data and tensor ranks of a stage."""
+    """Ranks that share the sparse experts of a layer; they are taken from the data, context and tensor ranks of a
+    stage."""
     dispatcher: Dispatcher = "kernels"
     """What carries tokens to sparse experts and back: kernels = our operators around one all-to-all; allgather,
     alltoall = megatron-core's; deepep = megatron-core's over DeepEP, on GPUs."""

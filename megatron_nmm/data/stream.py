@@ -153,5 +153,5 @@ def stream(run: RunConfig, data_rank: int, data_size: int, gpu: int | None = Non
 
 def _require_split(run: RunConfig, data_size: int) -> None:
     """Raise ConfigError unless the global batch splits evenly over ranks and microbatches."""
-    for fault in batch_divides(run, data_size * run.parallel.tensor * run.parallel.pipeline):
+    for fault in batch_divides(run, data_size * run.parallel.of_copy):
         raise ConfigError(str(fault))

@@ -79,7 +79,8 @@ def _rows_with_room(
     """
     measured = prompt_batch(run, tokenizer, prompts, run.data.sequence_length)
     lengths_B = measured.document_starts[:, 1].long()
-    split = run.parallel.tensor  # sequence parallelism cuts rows into this many pieces
+    # Context and sequence parallelism cut rows into this many pieces.
+    split = run.parallel.chunks * run.parallel.tensor
     length = -(-(int(lengths_B.max()) + new_tokens) // split) * split
     batch = prompt_batch(run, tokenizer, prompts, length)
     positions = torch.arange(length).expand(batch.rows, -1).contiguous()

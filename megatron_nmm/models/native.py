@@ -1,7 +1,8 @@
 """The native multimodal model: patches and tokens in, one decoder, a next-token loss out.
 
 The forward pass reads top to bottom; which parts exist on a rank depends on its pipeline stage. Shapes: B rows,
-S packed length, T = B * S flat tokens, P patches, H hidden, V vocabulary, N supervised tokens, t tensor ranks.
+S packed length, T flat tokens of this rank (B * S over the context ranks), P patches, H hidden, V vocabulary, N
+supervised tokens among them, t tensor ranks.
 """
 
 from typing import Any, cast
@@ -22,12 +23,14 @@ from megatron.core.transformer.transformer_layer import get_transformer_layer_of
 from megatron_nmm.config import RunConfig
 from megatron_nmm.data.batch import Batch
 from megatron_nmm.models.attention.core import AttentionPlan
+from megatron_nmm.models.attention.gathered import whole_sequence
 from megatron_nmm.models.loss import token_losses
 from megatron_nmm.models.patch_stem import PatchStem
 from megatron_nmm.models.rows import take_rows
 from megatron_nmm.models.spec import decoder_block
 from megatron_nmm.models.special_embedding import SpecialEmbedding
 from megatron_nmm.models.vision.encoder import VisionEncoder
+from megatron_nmm.parallel.context import ContextShare
 from megatron_nmm.parallel.world import World
 
 
@@ -93,26 +96,24 @@ class NativeMultimodalModel(LanguageModule):
     def forward(self, batch: Batch, *, loss_scale: torch.Tensor | None = None, logits: bool = False) -> torch.Tensor:
         """Hidden states [T (/ t), 1, H] for the next stage; on the last stage the losses [N] of the supervised
         tokens in flat order, or with ``logits`` all scores [B, S, V]. ``loss_scale``: SparsePlan's."""
-        plan = AttentionPlan.of(batch, self.run, self.world, self.config.params_dtype, loss_scale)
-        hidden = self.embed(batch) if self.pre_process else None
+        share = ContextShare.of(batch, self.world)
+        plan = AttentionPlan.of(batch, share, self.run, self.world, self.config.params_dtype, loss_scale)
+        hidden = self.embed(batch, share) if self.pre_process else None
         hidden = self.decoder(hidden, attention_mask=None, packed_seq_params=plan)
         if not self.post_process:
             return cast(torch.Tensor, hidden)
-        return self.logits(hidden, batch) if logits else self.losses(hidden, batch)
+        return self.logits(hidden, batch, share) if logits else self.losses(hidden, batch, share)
 
-    def embed(self, batch: Batch) -> torch.Tensor:
+    def embed(self, batch: Batch, share: ContextShare) -> torch.Tensor:
         """[T (/ t), 1, H]: every token's embedding, image placeholders replaced by what the image part makes."""
         device = self.world.device.torch_device
-        tokens = batch.tokens.reshape(1, -1).to(device)
-        hidden: torch.Tensor = self.embedding(tokens, position_ids=None)
+        hidden: torch.Tensor = self.embedding(share.take(batch.tokens)[None].to(device), position_ids=None)
         if self.run.model.special_embeddings:
-            rows = self.special_embedding(batch.special_rows.to(device))
-            hidden = hidden.index_copy(0, batch.special_positions.to(device), rows[:, None])
-        # A batch without images still runs the image part on zero rows: its gradient is zero, never missing.
-        images = (
-            self.vision_encoder(batch) if self.run.model.vision.depth else self.patch_stem(batch.patches.to(device))
-        )
-        hidden = hidden.index_copy(0, batch.patch_targets.to(device), images[:, None])
+            which, places = share.held(batch.special_positions)
+            rows = self.special_embedding(_chosen(batch.special_rows, which).to(device))
+            hidden = hidden.index_copy(0, places.to(device), rows[:, None])
+        which, places = share.held(batch.patch_targets)
+        hidden = hidden.index_copy(0, places.to(device), self._images(batch, which)[:, None])
         if self.config.sequence_parallel:
             hidden = scatter_to_sequence_parallel_region(hidden, group=self.tp_group)
         if self.run.parallel.recompute != "none" and torch.is_grad_enabled():
@@ -120,8 +121,20 @@ class NativeMultimodalModel(LanguageModule):
             hidden.requires_grad_()
         return hidden
 
+    def _images(self, batch: Batch, which: torch.Tensor | None) -> torch.Tensor:
+        """[n, H] the image tokens ``which`` [n] (None = all) of ``batch``.
+
+        A rank without any still runs the image part, on zero rows: its gradient is zero, never missing.
+        """
+        device = self.world.device.torch_device
+        if not self.run.model.vision.depth:
+            stem: torch.Tensor = self.patch_stem(_chosen(batch.patches, which).to(device))
+            return stem
+        images: torch.Tensor = self.vision_encoder(batch)
+        return images if which is None else take_rows(images, which.to(device))
+
     def _whole_rows(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[T, H] from this rank's share of the sequence."""
+        """[T, H] from the tensor ranks' shares of the sequence."""
         if self.config.sequence_parallel:
             hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=True, group=self.tp_group)
         return hidden.squeeze(1)
@@ -132,17 +145,21 @@ class NativeMultimodalModel(LanguageModule):
         scores: torch.Tensor = self.output_layer(rows.unsqueeze(1), weight=weight)[0]
         return scores.squeeze(1)
 
-    def losses(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def losses(self, hidden: torch.Tensor, batch: Batch, share: ContextShare) -> torch.Tensor:
         """[N] fp32 cross entropy of the supervised tokens; only their rows meet the output layer."""
         device = self.world.device.torch_device
-        supervised = batch.loss_weight.reshape(-1).nonzero().squeeze(1)
-        labels = batch.labels.reshape(-1)[supervised].to(device)
+        supervised = share.supervised(batch)
+        labels = share.take(batch.labels)[supervised].to(device)
         rows = take_rows(self._whole_rows(hidden), supervised.to(device))
         return token_losses(self._scores(rows), labels, self.tp_group)
 
-    def logits(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """[B, S, V] scores of every position, the same on every tensor rank."""
-        scores: torch.Tensor = gather_from_tensor_model_parallel_region(
-            self._scores(self._whole_rows(hidden)), group=self.tp_group
-        )
+    def logits(self, hidden: torch.Tensor, batch: Batch, share: ContextShare) -> torch.Tensor:
+        """[B, S, V] scores of every position, the same on every tensor and context rank."""
+        rows = whole_sequence(self._whole_rows(hidden), share.to(hidden.device))
+        scores: torch.Tensor = gather_from_tensor_model_parallel_region(self._scores(rows), group=self.tp_group)
         return scores.view(batch.rows, batch.sequence_length, -1)
+
+
+def _chosen(values: torch.Tensor, which: torch.Tensor | None) -> torch.Tensor:
+    """The rows ``which`` of ``values``; None = all."""
+    return values if which is None else values[which]

@@ -41,6 +41,7 @@ def transformer_config(run: RunConfig, world: World) -> Any:
         # layout
         tensor_model_parallel_size=parallel.tensor,
         pipeline_model_parallel_size=parallel.pipeline,
+        context_parallel_size=parallel.context,
         pipeline_model_parallel_layout=pipeline_layout(run),
         sequence_parallel=parallel.sequence,
         recompute_granularity="full" if parallel.recompute == "full" else None,

@@ -6,6 +6,7 @@ import torch
 
 from megatron_nmm.data.batch import Batch
 from megatron_nmm.data.raw.record import KINDS
+from megatron_nmm.parallel.context import WHOLE, ContextShare
 
 CONTEXTS = ("text", "image")
 """What a token was predicted from, as in ``Batch.context``: text alone, or an image (too) that came before it in its
@@ -27,11 +28,14 @@ class LossSums:
         return LossSums(*torch.zeros(2, len(CONTEXTS), len(KINDS), sources, dtype=torch.float64))
 
     @staticmethod
-    def of(losses_N: torch.Tensor, batch: Batch, sources: int) -> "LossSums":
-        """Sort the losses of ``batch``'s supervised tokens (flat order) by context, kind and source."""
-        supervised = batch.loss_weight.reshape(-1).nonzero().squeeze(1)
+    def of(losses_N: torch.Tensor, batch: Batch, sources: int, share: ContextShare = WHOLE) -> "LossSums":
+        """Sort the losses of the supervised tokens of ``batch`` in ``share`` by context, kind and source.
+
+        The losses are in flat order.
+        """
+        supervised = share.supervised(batch)
         context, kind, source = (
-            labels.reshape(-1)[supervised].cpu() for labels in (batch.context, batch.kind, batch.source)
+            share.take(labels)[supervised].cpu() for labels in (batch.context, batch.kind, batch.source)
         )
         cell = (context * len(KINDS) + kind) * sources + source
         shape = (len(CONTEXTS), len(KINDS), sources)

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_nmm.data.batch import Batch
+from megatron_nmm.parallel.context import ContextShare
 from megatron_nmm.parallel.losses import LossSums
 from megatron_nmm.parallel.unwritten import begin_gradients
 from megatron_nmm.parallel.world import World
@@ -34,7 +35,7 @@ def forward_backward(
     # megatron-core's forward_only leaves out the backward pass, but still builds its graph.
     with torch.set_grad_enabled(not forward_only):
         sums: list[LossSums] = get_forward_backward_func()(
-            forward_step_func=_Forward(sources, counts),
+            forward_step_func=_Forward(sources, counts, world),
             data_iterator=iter(batches),
             model=model,
             num_microbatches=len(batches),
@@ -50,16 +51,18 @@ def forward_backward(
 class _Forward:
     """The step function megatron-core calls once a microbatch."""
 
-    def __init__(self, sources: int, counts: torch.Tensor) -> None:
+    def __init__(self, sources: int, counts: torch.Tensor, world: World) -> None:
         """``counts`` as of ``_tokens_of_step``: what the losses are divided by."""
         self.sources, (self.supervised, self.filled) = sources, counts
+        self.world = world
 
     def __call__(self, batches: Iterator[Batch], model: torch.nn.Module) -> tuple[torch.Tensor, Any]:
         batch = next(batches)
 
         def loss_sum(losses_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, LossSums]:
             tokens = torch.tensor(len(losses_N), dtype=torch.int, device=losses_N.device)
-            return losses_N.sum() / self.supervised, tokens, LossSums.of(losses_N, batch, self.sources)
+            share = ContextShare.of(batch, self.world)
+            return losses_N.sum() / self.supervised, tokens, LossSums.of(losses_N, batch, self.sources, share)
 
         return model(batch, loss_scale=1 / self.filled), loss_sum
 
@@ -67,6 +70,7 @@ class _Forward:
 def _tokens_of_step(batches: Sequence[Batch], world: World) -> torch.Tensor:
     """[2] fp32: tokens with a loss, and tokens that are not padding, in the microbatches of all data ranks; at least 1.
 
+    Ranks of a context group have the same batches and count them whole.
     The first divides the model's loss, the second the losses that routers have of every token.
     """
     supervised = sum(int(batch.loss_weight.count_nonzero()) for batch in batches)
@@ -78,9 +82,9 @@ def _tokens_of_step(batches: Sequence[Batch], world: World) -> torch.Tensor:
 
 
 def _over_all_ranks(local: LossSums, world: World) -> LossSums:
-    """Sum over data ranks; the other pipeline stages contribute zeros and tensor ranks hold the same values."""
+    """Sum over data and context ranks; other pipeline stages contribute zeros, tensor ranks hold the same values."""
     both = torch.stack([local.loss, local.tokens]).to(world.device.torch_device)
     with world.waiting("the loss of the other ranks"):
-        dist.all_reduce(both, group=world.groups.dp)
+        dist.all_reduce(both, group=world.groups.dp_cp)
         dist.all_reduce(both, group=world.groups.pp)
     return LossSums(*both.cpu())

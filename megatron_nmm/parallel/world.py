@@ -22,7 +22,7 @@ class RankTimeout(NMMError):
 
 @dataclass(frozen=True)
 class World:
-    """The job as one rank sees it. Ranks lie tensor fastest, then data, then pipeline (megatron-core's order)."""
+    """The job as one rank sees it. Ranks lie tensor fastest, then context, data, pipeline (megatron-core's)."""
 
     device: Device
     parallel: ParallelConfig
@@ -69,6 +69,7 @@ class World:
             parallel_state.initialize_model_parallel(
                 tensor_model_parallel_size=parallel.tensor,
                 pipeline_model_parallel_size=parallel.pipeline,
+                context_parallel_size=parallel.context,
                 expert_model_parallel_size=parallel.expert,
                 expert_tensor_parallel_size=1,
                 distributed_timeout_minutes=parallel.time_limit_s / 60,
@@ -96,6 +97,11 @@ class World:
         return self._place(self.groups.tp)
 
     @property
+    def context_rank(self) -> int:
+        """Place in the context group: which positions of my rows are mine (context.py)."""
+        return self._place(self.groups.cp)
+
+    @property
     def data_rank(self) -> int:
         """Place in the data-parallel group: which rows of the global batch are mine."""
         return self._place(self.groups.dp)
@@ -121,7 +127,7 @@ class World:
         return self.pipeline_rank == self.parallel.pipeline - 1
 
     def sequence_share(self, tokens: int) -> slice:
-        """Which of ``tokens`` flat positions this rank holds: its part under sequence parallelism, else all."""
+        """Which of the ``tokens`` positions of its context rank this rank holds: a part under sequence parallelism."""
         share = tokens // self.parallel.tensor if self.parallel.sequence else tokens
         first = self.tensor_rank * share if self.parallel.sequence else 0
         return slice(first, first + share)

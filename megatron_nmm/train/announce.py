@@ -17,7 +17,7 @@ def announcement(run: RunConfig, world: World) -> str:
     options = [name for name, on in _options(run).items() if on]
     first = (
         f"{run.name}: {world.device.describe()}, {world.size} process{'es' if world.size > 1 else ''} = "
-        f"tensor {parallel.tensor} x pipeline {parallel.pipeline} x data {world.data_size}"
+        f"{' x '.join(f'{name} {size}' for name, size in {**parallel.shape, 'data': world.data_size}.items())}"
         f"{''.join(f' + {option}' for option in options)}, {run.precision.dtype}, "
         f"{parameters(run.model).total / 1e6:.2f} M parameters, {run.steps} steps of "
         f"{data.global_batch * data.sequence_length:,} tokens"

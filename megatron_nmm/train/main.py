@@ -56,8 +56,9 @@ def _require_launcher(run: RunConfig) -> None:
     parallel, needed = run.parallel, run.parallel.processes
     if needed > 1 and "WORLD_SIZE" not in os.environ:
         experts = f" (parallel.expert {parallel.expert})" if parallel.expert > 1 else ""
+        sizes = " x ".join(f"parallel.{name} {size}" for name, size in parallel.shape.items())
         raise ConfigError(
-            f"parallel.tensor {parallel.tensor} x parallel.pipeline {parallel.pipeline}{experts} needs {needed} "
+            f"{sizes}{experts} needs {needed} "
             f"processes, this is one; start it with: torchrun --nproc-per-node {needed} {' '.join(sys.argv)}"
         )
 

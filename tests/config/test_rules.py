@@ -64,6 +64,32 @@ def faults(changes: Sequence[str], world_size: int = 1) -> list[str]:
             "of the model; use a world size of 4 or 8, or parallel.tensor 1 or 2",
         ),
         (
+            ["parallel.context=2", "parallel.pipeline=2", "data.global_batch=12"],
+            6,
+            "the world size 6 is not divisible by parallel.tensor 1 x parallel.context 2 x parallel.pipeline 2 = 4 "
+            "processes for one copy of the model; use a world size of 4 or 8, or parallel.context 1, "
+            "or parallel.pipeline 1 or 3",
+        ),
+        (
+            ["parallel.context=3"],
+            3,
+            "data.sequence_length 1024 is not divisible by 2 x parallel.context 3 = 6 chunks of a row; use "
+            "parallel.context 1, 2, 4, 8, 16 or 32, or data.sequence_length 1020 or 1026",
+        ),
+        (
+            ["parallel.context=2", "data.sequence_length=1023"],
+            2,
+            "data.sequence_length 1023 is not divisible by 2 x parallel.context 2 = 4 chunks of a row; use "
+            "parallel.context 1, or data.sequence_length 1020 or 1024",
+        ),
+        (
+            ["parallel.context=2", "parallel.tensor=8", "parallel.sequence=true", "data.sequence_length=1028"],
+            16,
+            "data.microbatch 1 x data.sequence_length 1028 = 1028 tokens over parallel.context 2 are not divisible by "
+            "parallel.tensor 8, as parallel.sequence needs; use data.sequence_length 1024 or 1040, or "
+            "parallel.sequence false",
+        ),
+        (
             ["data.global_batch=7", "data.microbatch=2"],
             1,
             "data.global_batch 7 is not divisible by data.microbatch 2 x data parallel size 1 = 2; "
@@ -194,6 +220,7 @@ SMALL_CHOICES: dict[str, list[int]] = {
     "model.vision.patch": [2, 3],
     "parallel.tensor": [1, 2, 3, 4],
     "parallel.pipeline": [1, 2, 3],
+    "parallel.context": [1, 1, 1, 2, 3],
     "parallel.sequence": [0, 1],
     "parallel.distributed_optimizer": [0, 1],
     "data.sequence_length": [15, 16, 36],
@@ -208,18 +235,20 @@ SMALL_CHOICES: dict[str, list[int]] = {
 def legal(v: dict[str, int], world: int) -> bool:
     """Whether a run may start, written anew and without any of the code under test."""
     tensor, stages, heads, width = v["parallel.tensor"], v["parallel.pipeline"], v["model.heads"], v["model.width"]
-    copies, left = divmod(world, tensor * stages)
+    context = v["parallel.context"]
+    copies, left = divmod(world, tensor * context * stages)
     split = [heads, v["model.query_groups"], v["model.ffn"], v["model.vocabulary"]]
     return (
         left == 0
         and v["data.global_batch"] % (v["data.microbatch"] * copies) == 0
         and v["model.layers"] >= stages
+        and (context == 1 or v["data.sequence_length"] % (2 * context) == 0)
         and all(size % tensor == 0 for size in split)
         and width % (2 * heads) == 0
         and heads % v["model.query_groups"] == 0
         and (
             not v["parallel.sequence"]
-            or (tensor > 1 and v["data.microbatch"] * v["data.sequence_length"] % tensor == 0)
+            or (tensor > 1 and v["data.microbatch"] * v["data.sequence_length"] % (context * tensor) == 0)
         )
         and v["data.image_size"] % v["model.vision.patch"] == 0
         and (v["data.image_size"] // v["model.vision.patch"]) ** 2 <= v["data.sequence_length"]
@@ -235,8 +264,9 @@ def near_legal(draw: random.Random) -> tuple[dict[str, int], int]:
         legal_values = {
             "model.layers": 6, "model.width": 24, "model.heads": 6, "model.query_groups": 3, "model.ffn": 12,
             "model.vocabulary": 12, "model.vision.patch": 2, "parallel.tensor": 3, "parallel.pipeline": 2,
-            "parallel.sequence": 1, "parallel.distributed_optimizer": 1, "data.sequence_length": 36,
-            "data.microbatch": 2, "data.global_batch": 12, "data.image_size": 12, "schedule.warmup": 5, "steps": 8,
+            "parallel.context": 1, "parallel.sequence": 1, "parallel.distributed_optimizer": 1,
+            "data.sequence_length": 36, "data.microbatch": 2, "data.global_batch": 12, "data.image_size": 12,
+            "schedule.warmup": 5, "steps": 8,
         }  # fmt: skip
         changed = draw.sample(sorted(values), k=draw.randrange(4))
         values, world = legal_values | {key: values[key] for key in changed}, draw.choice([12, world])

@@ -96,6 +96,7 @@ CHOICES: dict[str, list[object]] = {
     "parallel.tensor": [1, 2],
     "parallel.sequence": ["false", "true"],
     "parallel.pipeline": [1, 2],
+    "parallel.context": [1, 1, 2],
 }
 HELD = ["data.global_batch=48", "data.sequence_length=16", "data.image_size=28"]
 
@@ -108,7 +109,7 @@ def legal(v: dict[str, object], world: int) -> bool:
                     "parallel.tensor", "parallel.pipeline")
     )  # fmt: skip
     sequence = v["parallel.sequence"] == "true"
-    if world % (tensor * stages) or (sequence and tensor == 1):
+    if world % (tensor * stages * int(str(v["parallel.context"]))) or (sequence and tensor == 1):
         return False
     if not experts:
         return share == 1
@@ -159,9 +160,10 @@ def test_every_value_a_remedy_offers_cures_its_fault() -> None:
 
 
 def test_one_process_is_started_for_each_rank_of_a_copy() -> None:
-    for tensor, expert, stages in itertools.product((1, 2, 4), (1, 2, 3), (1, 2)):
-        run = apply(RUN, [f"parallel.tensor={tensor}", f"parallel.expert={expert}", f"parallel.pipeline={stages}"])
-        wanted = next(n for n in range(1, 100) if n % tensor == 0 == n % expert) * stages
+    for tensor, expert, stages, context in itertools.product((1, 2, 4), (1, 2, 3), (1, 2), (1, 2)):
+        sizes = {"tensor": tensor, "expert": expert, "pipeline": stages, "context": context}
+        run = apply(RUN, [f"parallel.{name}={size}" for name, size in sizes.items()])
+        wanted = next(n for n in range(1, 100) if n % (tensor * context) == 0 == n % expert) * stages
         assert processes(run, {}) == wanted
 
 

@@ -32,6 +32,8 @@ PARALLEL = {
     "TP2+SP": (2, ParallelConfig(tensor=2, sequence=True)),
     "PP2": (2, ParallelConfig(pipeline=2)),
     "DP2": (2, ParallelConfig()),
+    "CP2": (2, ParallelConfig(context=2)),
+    "CP2xTP2+SP": (4, ParallelConfig(context=2, tensor=2, sequence=True)),
 }
 
 

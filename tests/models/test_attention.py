@@ -1,6 +1,7 @@
-"""Both attention backends against the rule written out, over random packings."""
+"""The attention backends against the rule written out, over random packings, for all queries and for some."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import create_block_mask
 
-from megatron_nmm.models.attention import flex, per_document
+from megatron_nmm.models.attention import flex, per_document, per_piece
 from megatron_nmm.models.attention.layout import PackedLayout, dense_mask
 
 
@@ -50,6 +51,12 @@ def naive(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor,
     return (scores.softmax(-1) @ v).transpose(0, 1).flatten(1)
 
 
+def some_queries(seed: int, tokens: int, chunk: int) -> np.ndarray:
+    """Every position of some chunks, as a rank has them that shares its rows."""
+    chosen = np.random.default_rng(seed).permutation(-(-tokens // chunk))[: max(1, tokens // chunk // 2)]
+    return np.concatenate([np.arange(c * chunk, min(tokens, (c + 1) * chunk)) for c in np.sort(chosen)])
+
+
 def tensors(tokens: int, heads: int, groups: int, seed: int = 0) -> list[torch.Tensor]:
     """Random queries, keys and values of head width 16."""
     generator = torch.Generator().manual_seed(seed)
@@ -83,6 +90,38 @@ def test_per_document_equals_naive_forward_and_backward(
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("groups", [4, 2])
+@pytest.mark.parametrize("chunk", [7, 24, 50])
+@pytest.mark.parametrize(("seed", "longest"), [(0, 5), (1, 30), (3, 97), (4, 200), (5, 64)])
+def test_pieces_equal_naive_forward_and_backward(seed: int, longest: int, chunk: int, groups: int) -> None:
+    layout = replace(random_layout(seed, 97, longest), queries=some_queries(seed, 97, chunk))
+    assert layout.queries is not None
+    (ours, reference) = (tensors(97, 4, groups) for _ in range(2))
+    ours[0], reference[0] = ours[0][layout.queries], reference[0][layout.queries]
+    for t in ours + reference:
+        t.requires_grad_()
+    out = per_piece.attend(ours[0], ours[1], ours[2], per_piece.prepare(layout, torch.device("cpu")), 0.25)
+    expected = naive(reference[0], reference[1], reference[2], dense_mask(layout), 0.25)
+    torch.testing.assert_close(out, expected.float(), rtol=1e-5, atol=1e-5)
+    direction = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
+    out.backward(direction)
+    expected.backward(direction.double())
+    for mine, theirs in zip(ours, reference, strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_half_of_the_queries_cost_half_the_scores() -> None:
+    """A document of 4,096 tokens in the outer and the inner two quarters of it: 5 + 5 of ten squares of a quarter."""
+    layout = PackedLayout(np.array([0]), np.array([4096]), np.zeros((0, 2), dtype=np.int64))
+    whole = sum(block.keys for block in per_document.prepare(layout, torch.device("cpu")).buckets[0].blocks)
+    for queries in (np.r_[0:1024, 3072:4096], np.r_[1024:3072]):
+        plan = per_piece.prepare(replace(layout, queries=queries), torch.device("cpu"))
+        half = sum(bucket.pieces * block.keys for bucket in plan.buckets for block in bucket.blocks)
+        assert half == whole // 2
+        masked = sum(block.hidden.shape[-1] for bucket in plan.buckets for block in bucket.blocks)
+        assert masked <= len(queries), "only the diagonal is masked"
+
+
 @pytest.mark.parametrize("causal", [True, False])
 def test_equal_documents_need_no_gather(causal: bool) -> None:
     layout = PackedLayout(np.array([0, 32]), np.array([32, 32]), np.zeros((0, 2), dtype=np.int64), causal)
@@ -103,6 +142,15 @@ def test_flex_mask_is_the_rule(seed: int, of: Callable[..., PackedLayout]) -> No
     index = torch.arange(60)
     zero = torch.zeros((), dtype=torch.int64)
     assert torch.equal(rule(zero, zero, index[:, None], index[None, :]), dense_mask(layout))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_flex_for_some_queries_is_the_rule(seed: int) -> None:
+    layout = replace(random_layout(seed, 96, 40), queries=some_queries(seed, 96, 12))
+    q, k, v = tensors(96, 4, 2)
+    mine = q[layout.queries]
+    out = flex.attend(mine, k, v, flex.prepare(layout, torch.device("cpu")), 0.25)
+    torch.testing.assert_close(out, naive(mine, k, v, dense_mask(layout), 0.25).float(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("tokens", "longest"), [(60, 25), (128, 200), (640, 300), (1000, 90), (700, 1000)])
@@ -129,11 +177,18 @@ def test_flex_equals_naive(of: Callable[..., PackedLayout], groups: int) -> None
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: FlexAttention's backward and its kernel")
 @pytest.mark.parametrize("groups", [4, 2])
+@pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize("of", [random_layout, full_layout], ids=["causal with blocks", "full"])
-def test_flex_equals_naive_on_a_gpu_forward_and_backward(of: Callable[..., PackedLayout], groups: int) -> None:
+def test_flex_equals_naive_on_a_gpu_forward_and_backward(
+    of: Callable[..., PackedLayout], cut: bool, groups: int
+) -> None:
     layout = of(3, 512, 200)
-    ours = [t.cuda().requires_grad_() for t in tensors(512, 4, groups)]
-    reference = [t.requires_grad_() for t in tensors(512, 4, groups)]
+    ours, reference = tensors(512, 4, groups), tensors(512, 4, groups)
+    if cut and layout.causal:
+        layout = replace(layout, queries=some_queries(3, 512, 64))
+        ours[0], reference[0] = ours[0][layout.queries], reference[0][layout.queries]
+    ours = [t.cuda().requires_grad_() for t in ours]
+    reference = [t.requires_grad_() for t in reference]
     out = flex.attend(ours[0], ours[1], ours[2], flex.prepare(layout, torch.device("cuda")), 0.25)
     expected = naive(reference[0], reference[1], reference[2], dense_mask(layout), 0.25)
     torch.testing.assert_close(out.cpu(), expected.float(), rtol=1e-3, atol=1e-3)

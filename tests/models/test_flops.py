@@ -120,7 +120,7 @@ def computed_pairs(layout: PackedLayout) -> int:
 
 def computed(batch: Batch, run: RunConfig) -> Work:
     """What the CPU's kernels compute for ``batch``: attention with hidden pairs and padding, all else as needed."""
-    share = shares([(r, c) for r, c in batch.grids.tolist()], run.model.vision, "tensor", 1, 0, 1).mine
+    share = shares([(r, c) for r, c in batch.grids.tolist()], run.model.vision, 1, 0, 1).mine
     return replace(
         work(batch, run.model),
         attended_pairs=computed_pairs(PackedLayout.of(batch, run.model.image_mask)),

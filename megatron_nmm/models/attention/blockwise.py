@@ -29,7 +29,7 @@ class QueryBlock:
 
 
 def query_blocks(length: int, visible: torch.Tensor | None) -> tuple[QueryBlock, ...]:
-    """Blocks of a bucket of documents of ``length``; ``visible`` is its mask [n, 1, L, L], None = causal."""
+    """Blocks of a bucket of ``length`` queries; ``visible`` is its mask [n, 1, length, keys], None = causal squares."""
     blocks = []
     for start in range(0, length, BLOCK):
         rows = slice(start, min(start + BLOCK, length))
@@ -37,9 +37,10 @@ def query_blocks(length: int, visible: torch.Tensor | None) -> tuple[QueryBlock,
             hidden = torch.ones(rows.stop - start, rows.stop - start, dtype=torch.bool).triu(1)[None, None]
             blocks.append(QueryBlock(rows, rows.stop, hidden, start))
         else:
-            seen = visible[:, :, rows].any(dim=(0, 1, 2)).nonzero()
-            keys = int(seen.max()) + 1
-            blocks.append(QueryBlock(rows, keys, ~visible[:, :, rows, :keys], 0))
+            of_rows = visible[:, :, rows]
+            keys = int(of_rows.any(dim=(0, 1, 2)).nonzero().max()) + 1
+            first = int(of_rows.all(dim=2).all(dim=0).int().cumprod(-1).sum())
+            blocks.append(QueryBlock(rows, keys, ~of_rows[..., first:keys], first))
     return tuple(blocks)
 
 
@@ -54,22 +55,22 @@ def full_blocks(length: int, inside: torch.Tensor) -> tuple[QueryBlock, ...]:
 
 def attention(
     query_NHLD: torch.Tensor,
-    key_NGLD: torch.Tensor,
-    value_NGLD: torch.Tensor,
+    key_NGKD: torch.Tensor,
+    value_NGKD: torch.Tensor,
     blocks: tuple[QueryBlock, ...],
     scale: float,
 ) -> torch.Tensor:
-    """[N documents, H heads, L, D] attending [N, G, L, D]; returns [N, H, L, D]."""
-    heads, groups = query_NHLD.shape[1], key_NGLD.shape[1]
+    """[N documents, H heads, L queries, D] attending [N, G, K keys, D]; returns [N, H, L, D]."""
+    heads, groups = query_NHLD.shape[1], key_NGKD.shape[1]
     if groups != heads:
-        key_NGLD = key_NGLD.repeat_interleave(heads // groups, 1)
-        value_NGLD = value_NGLD.repeat_interleave(heads // groups, 1)
-    out: torch.Tensor = _BlockwiseAttention.apply(query_NHLD, key_NGLD, value_NGLD, blocks, scale)
+        key_NGKD = key_NGKD.repeat_interleave(heads // groups, 1)
+        value_NGKD = value_NGKD.repeat_interleave(heads // groups, 1)
+    out: torch.Tensor = _BlockwiseAttention.apply(query_NHLD, key_NGKD, value_NGKD, blocks, scale)
     return out
 
 
 class _BlockwiseAttention(torch.autograd.Function):
-    """Batches are N * H squares laid end to end; only the mask needs documents and heads apart.
+    """Batches are N * H squares or rectangles laid end to end; only the mask needs documents and heads apart.
 
     Blocks of queries, outputs and their gradients lie packed while they are computed with: oneDNN copies every operand
     and result of a batched product that does not. Results lie in memory as packed tokens do, [N, L, H, D], so that
@@ -98,7 +99,7 @@ class _BlockwiseAttention(torch.autograd.Function):
             queries.append(q)
             kept.append(probabilities)
         ctx.save_for_backward(k, v, *queries, *kept)
-        ctx.blocks, ctx.scale = blocks, scale
+        ctx.blocks, ctx.scale, ctx.key_shape = blocks, scale, key.shape
         return out
 
     @staticmethod
@@ -117,8 +118,7 @@ class _BlockwiseAttention(torch.autograd.Function):
             part = grad_q[:, :, rows]
             torch.mul(torch.bmm(grad_scores, k[:, keys]).view(part.shape), ctx.scale, out=part)
             grad_k[:, keys].baddbmm_(grad_scores.transpose(1, 2), q)
-        shape = grads[0].shape
-        return grad_q, grad_k.view(shape), grad_v.view(shape), None, None
+        return grad_q, grad_k.view(ctx.key_shape), grad_v.view(ctx.key_shape), None, None
 
 
 def _as_tokens(like: torch.Tensor) -> torch.Tensor:

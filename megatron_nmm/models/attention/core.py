@@ -14,15 +14,19 @@ import torch
 from megatron_nmm.config import RunConfig
 from megatron_nmm.data.batch import Batch
 from megatron_nmm.device.protocol import AttentionBackend
-from megatron_nmm.models.attention import flex, per_document
+from megatron_nmm.models.attention import flex, per_document, per_piece
+from megatron_nmm.models.attention.gathered import whole_keys
 from megatron_nmm.models.attention.layout import PackedLayout
 from megatron_nmm.models.experts.routing import Routing
 from megatron_nmm.models.rope import Rotation, rotate
 from megatron_nmm.models.sparse.plan import SparsePlan
+from megatron_nmm.parallel.context import WHOLE, ContextShare
 from megatron_nmm.parallel.world import World
 
 BACKENDS: dict[AttentionBackend, ModuleType] = {"per_document": per_document, "flex": flex}
 """Each backend module has ``prepare(layout, device)`` and ``attend(q, k, v, prepared, scale)``."""
+CUT_BACKENDS: dict[AttentionBackend, ModuleType] = {"per_document": per_piece, "flex": flex}
+"""The same where ranks share the positions of a row: few queries meet all keys."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,10 @@ class AttentionPlan:
 
     rotation: Rotation
     prepared: Any
-    backend: AttentionBackend
+    backend: ModuleType
+    """What made ``prepared`` and attends by it."""
+    share: ContextShare = WHOLE
+    """Whose positions of the rows are whose; the default is this rank's alone."""
     routing: Routing | None = None
     """Which rows are whose, for layers with modality experts; None where there is one modality only."""
     sparse: SparsePlan | None = None
@@ -47,18 +54,35 @@ class AttentionPlan:
 
     @staticmethod
     def of(
-        batch: Batch, run: RunConfig, world: World, dtype: torch.dtype, loss_scale: torch.Tensor | None = None
+        batch: Batch,
+        share: ContextShare,
+        run: RunConfig,
+        world: World,
+        dtype: torch.dtype,
+        loss_scale: torch.Tensor | None = None,
     ) -> "AttentionPlan":
-        """Work the plan of ``batch`` out on the host; ``loss_scale`` as SparsePlan has it."""
-        model, device, backend = run.model, world.device.torch_device, world.device.attention_backend
-        layout = PackedLayout.of(batch, model.image_mask)
-        rotation = Rotation.at(batch.positions.reshape(-1), model.head_width, model.rope_base, device, dtype)
+        """Work the plan of this rank's ``share`` of ``batch`` out on the host; ``loss_scale`` as SparsePlan has it."""
+        model, device = run.model, world.device.torch_device
+        layout = PackedLayout.of(batch, model.image_mask, share.mine)
+        backend = (BACKENDS if share.mine is None else CUT_BACKENDS)[world.device.attention_backend]
         sparse = None
         if model.sparse_layers:
-            sparse = SparsePlan.of(batch, model.sparse, device, loss_scale, world.sequence_share(batch.tokens.numel()))
+            sparse = SparsePlan.of(batch, model.sparse, device, loss_scale, _positions(share, batch, world))
         return AttentionPlan(
-            rotation, BACKENDS[backend].prepare(layout, device), backend, Routing.of(batch, device), sparse
+            Rotation.at(share.take(batch.positions), model.head_width, model.rope_base, device, dtype),
+            backend.prepare(layout, device),
+            backend,
+            share.to(device),
+            Routing.of(batch, device, share),
+            sparse,
         )
+
+
+def _positions(share: ContextShare, batch: Batch, world: World) -> torch.Tensor | slice:
+    """Flat positions of ``batch`` that this rank's residual stream holds."""
+    if share.mine is None:
+        return world.sequence_share(batch.tokens.numel())
+    return share.mine[world.sequence_share(len(share.mine))]
 
 
 class PackedAttention(torch.nn.Module):
@@ -81,7 +105,8 @@ class PackedAttention(torch.nn.Module):
         """[T, H, D], [T, G, D] twice -> [T, H * D] for this rank's heads."""
         plan = packed_seq_params
         query, key = rotate(query_THD, plan.rotation), rotate(key_TGD, plan.rotation)
-        out: torch.Tensor = BACKENDS[plan.backend].attend(query, key, value_TGD, self.prepared(plan), self.scale)
+        key, value = whole_keys(key, value_TGD, plan.share)
+        out: torch.Tensor = plan.backend.attend(query, key, value, self.prepared(plan), self.scale)
         return out
 
     def prepared(self, plan: AttentionPlan) -> Any:

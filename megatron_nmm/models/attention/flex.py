@@ -26,12 +26,18 @@ class FlexMask:
     kernel: Callable[..., Any]
 
 
-def mask_rule(document_T: torch.Tensor, block_T: torch.Tensor) -> Callable[..., torch.Tensor]:
-    """The rule of layout.py as FlexAttention's ``mask_mod`` (batch, head, query, key) -> bool."""
+def mask_rule(
+    document_T: torch.Tensor, block_T: torch.Tensor, queries_Q: torch.Tensor | None = None
+) -> Callable[..., torch.Tensor]:
+    """The rule of layout.py as FlexAttention's ``mask_mod`` (batch, head, query, key) -> bool.
+
+    ``queries_Q``: flat positions of the queries; None = query i stands at position i.
+    """
 
     def rule(b: torch.Tensor, h: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
-        same_block = (block_T[i] == block_T[j]) & (block_T[i] >= 0)
-        return (document_T[i] == document_T[j]) & ((j <= i) | same_block)
+        at = i if queries_Q is None else queries_Q[i]
+        same_block = (block_T[at] == block_T[j]) & (block_T[at] >= 0)
+        return (document_T[at] == document_T[j]) & ((j <= at) | same_block)
 
     return rule
 
@@ -40,9 +46,11 @@ def prepare(layout: PackedLayout, device: torch.device) -> FlexMask:
     """Build the block mask of ``layout`` on ``device``; done once a microbatch, shared by every layer."""
     document = torch.from_numpy(layout.document_of()).to(device, non_blocking=True)
     block = torch.from_numpy(layout.block_of()).to(device, non_blocking=True)
-    tokens, rule = layout.tokens, mask_rule(document, block)
+    queries = None if layout.queries is None else torch.from_numpy(layout.queries).to(device, non_blocking=True)
+    tokens, rule = layout.tokens, mask_rule(document, block, queries)
     if layout.causal:
-        block_mask = create_block_mask(rule, None, None, tokens, tokens, device=str(device))
+        asking = tokens if queries is None else len(queries)
+        block_mask = create_block_mask(rule, None, None, asking, tokens, device=str(device))
     else:
         block_mask = full_block_mask(layout, rule, device)
     # Uncompiled FlexAttention materialises T x T scores; on a GPU the compiled kernel is the point of using it. Rows of
@@ -73,10 +81,10 @@ def _listed(blocks: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, t
 
 
 def attend(
-    query_THD: torch.Tensor, key_TGD: torch.Tensor, value_TGD: torch.Tensor, mask: FlexMask, scale: float
+    query_QHD: torch.Tensor, key_TGD: torch.Tensor, value_TGD: torch.Tensor, mask: FlexMask, scale: float
 ) -> torch.Tensor:
-    """Attention of T packed tokens: H query heads over G key/value heads of width D; returns [T, H * D]."""
-    query, key, value = (t.transpose(0, 1).unsqueeze(0) for t in (query_THD, key_TGD, value_TGD))
-    grouped = query_THD.shape[1] != key_TGD.shape[1]
+    """Attention of Q of T packed tokens: H query heads over G key/value heads of width D; returns [Q, H * D]."""
+    query, key, value = (t.transpose(0, 1).unsqueeze(0) for t in (query_QHD, key_TGD, value_TGD))
+    grouped = query_QHD.shape[1] != key_TGD.shape[1]
     out: torch.Tensor = mask.kernel(query, key, value, block_mask=mask.block_mask, scale=scale, enable_gqa=grouped)
-    return out.squeeze(0).transpose(0, 1).reshape(query_THD.shape[0], -1)
+    return out.squeeze(0).transpose(0, 1).reshape(query_QHD.shape[0], -1)

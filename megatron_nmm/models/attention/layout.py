@@ -32,6 +32,8 @@ class PackedLayout:
     """[I, 2] start and end (exclusive) of each bidirectional image block; empty when images are causal."""
     causal: bool = True
     """False: documents are bidirectional as a whole, and there are no blocks."""
+    queries: Ints | None = None
+    """[Q] flat positions, ascending, that attend here, to the keys of all T; None = all of them."""
 
     @staticmethod
     def full(lengths: Ints) -> "PackedLayout":
@@ -39,8 +41,8 @@ class PackedLayout:
         return PackedLayout(np.cumsum(lengths) - lengths, lengths, np.zeros((0, 2), dtype=np.int64), causal=False)
 
     @staticmethod
-    def of(batch: Batch, image_mask: ImageMask) -> "PackedLayout":
-        """The layout of ``batch`` under the model's image rule."""
+    def of(batch: Batch, image_mask: ImageMask, queries: torch.Tensor | None = None) -> "PackedLayout":
+        """The layout of ``batch`` under the model's image rule, for all positions or those of ``queries``."""
         starts = batch.document_starts.numpy().astype(np.int64)
         row_offset = np.arange(batch.rows, dtype=np.int64)[:, None] * batch.sequence_length
         lengths = np.diff(starts, axis=1)
@@ -51,6 +53,7 @@ class PackedLayout:
             document_starts=(starts[:, :-1] + row_offset)[real],
             document_lengths=lengths[real],
             blocks=flat if image_mask == "bidirectional" else flat[:0],
+            queries=None if queries is None else queries.numpy(),
         )
 
     @property
@@ -75,9 +78,10 @@ class PackedLayout:
 
 
 def dense_mask(layout: PackedLayout) -> torch.Tensor:
-    """[T, T] bool, True where row may attend to column: the rule of this file written out, for short layouts."""
+    """[Q, T] bool, True where row may attend to column: the rule of this file written out, for short layouts."""
     document, block = torch.from_numpy(layout.document_of()), torch.from_numpy(layout.block_of())
     position = torch.arange(layout.tokens)
     same_document = document[:, None] == document[None, :]
     same_block = (block[:, None] == block[None, :]) & (block[:, None] >= 0)
-    return same_document & ((position[None, :] <= position[:, None]) | same_block)
+    mask = same_document & ((position[None, :] <= position[:, None]) | same_block)
+    return mask if layout.queries is None else mask[torch.from_numpy(layout.queries)]

@@ -70,7 +70,7 @@ def prepare(layout: PackedLayout, device: torch.device) -> Buckets:
         buckets.append(Bucket(len(chosen), length, _blocks(layout, mask, inside, length)))
         slots.append(index.reshape(-1))
         real.append(inside.reshape(-1))
-    return Buckets(_order(np.concatenate(slots), np.concatenate(real)), tuple(buckets))
+    return Buckets(order_of(np.concatenate(slots), np.concatenate(real)), tuple(buckets))
 
 
 def _places(layout: PackedLayout, chosen: Ints, length: int) -> tuple[Ints, np.ndarray]:
@@ -93,7 +93,8 @@ def _mask(block_of: Ints, index: Ints, inside: np.ndarray) -> torch.Tensor:
     return (torch.ones(length, length, dtype=torch.bool).tril() | same_block)[:, None]
 
 
-def _order(slots: Ints, real: np.ndarray) -> Order:
+def order_of(slots: Ints, real: np.ndarray) -> Order:
+    """The way to bucket slots and back: ``slots`` [R] the places they read, ``real`` [R] False on padding."""
     home = np.empty(int(real.sum()), dtype=np.int64)
     home[slots[real]] = np.flatnonzero(real)
     return Order(torch.from_numpy(slots), torch.from_numpy(home), torch.from_numpy(np.flatnonzero(~real)))
@@ -106,12 +107,12 @@ def attend(
     if plan.order is None:
         return _bucket_attention(query_THD, key_TGD, value_TGD, plan.buckets[0], scale)
     parts, first = [], 0
-    query, key, value = (_ToSlots.apply(t, plan.order) for t in (query_THD, key_TGD, value_TGD))
+    query, key, value = (ToSlots.apply(t, plan.order) for t in (query_THD, key_TGD, value_TGD))
     for bucket in plan.buckets:
         rows = slice(first, first + bucket.documents * bucket.length)
         parts.append(_bucket_attention(query[rows], key[rows], value[rows], bucket, scale))
         first = rows.stop
-    out: torch.Tensor = _FromSlots.apply(torch.cat(parts), plan.order)
+    out: torch.Tensor = FromSlots.apply(torch.cat(parts), plan.order)
     return out
 
 
@@ -124,7 +125,7 @@ def _bucket_attention(
     return out.transpose(1, 2).reshape(bucket.documents * bucket.length, -1)
 
 
-class _ToSlots(torch.autograd.Function):
+class ToSlots(torch.autograd.Function):
     """Gather rows into bucket order. Padding's gradient is zero, so the way back is a gather too, not a scatter-add."""
 
     @staticmethod
@@ -137,7 +138,7 @@ class _ToSlots(torch.autograd.Function):
         return grads[0].index_select(0, ctx.order.home), None
 
 
-class _FromSlots(torch.autograd.Function):
+class FromSlots(torch.autograd.Function):
     """Gather rows back into flat order; padding slots receive no gradient."""
 
     @staticmethod

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 
 from megatron_nmm.data.batch import Batch
+from megatron_nmm.parallel.context import WHOLE, ContextShare
 
 
 @dataclass(frozen=True)
 class Routing:
-    """T flat rows in modality order: first all text, then all visual ones, each in sequence order."""
+    """T rows of this rank in modality order: first all text, then all visual ones, each in sequence order."""
 
     order: torch.Tensor
     """[T] flat position that each place in modality order reads."""
@@ -22,9 +23,10 @@ class Routing:
     """How many of the T rows are text."""
 
     @staticmethod
-    def of(batch: Batch, device: torch.device) -> "Routing":
-        """The routing of ``batch``, with its index vectors on ``device``."""
-        order = torch.cat([batch.text_index, batch.visual_index])
+    def of(batch: Batch, device: torch.device, share: ContextShare = WHOLE) -> "Routing":
+        """The routing of this rank's ``share`` of ``batch``, with its index vectors on ``device``."""
+        text, visual = share.held(batch.text_index)[1], share.held(batch.visual_index)[1]
+        order = torch.cat([text, visual])
         home = torch.empty_like(order)
         home[order] = torch.arange(len(order))
-        return Routing(order.to(device, non_blocking=True), home.to(device, non_blocking=True), len(batch.text_index))
+        return Routing(order.to(device, non_blocking=True), home.to(device, non_blocking=True), len(text))

@@ -1,7 +1,7 @@
 """The losses that keep a router's load even and its logits small, per real token: padding never counts.
 
-Shapes: T tokens of this rank, E experts, K choices a token, U units of balance (plan.py). Sums over the ranks of a
-tensor group add up to the loss of the whole; each rank holds the gradient of its own tokens.
+Shapes: T tokens of this rank, E experts, K choices a token, U units of balance (plan.py). Sums over the ranks that
+share a microbatch add up to the loss of the whole; each rank holds the gradient of its own tokens.
 """
 
 import torch
@@ -27,7 +27,7 @@ def choices_per_unit(
 ) -> torch.Tensor:
     """[T, K] chosen experts -> [U, E] fp32 choices of each unit's tokens, over all ranks of ``group``.
 
-    ``group`` shares the tokens of a microbatch (the tensor group under sequence parallelism).
+    ``group`` shares the tokens of a microbatch: tensor ranks under sequence parallelism, and context ranks.
     """
     chosen = torch.zeros(len(experts_TK), num_experts, device=experts_TK.device)
     chosen.scatter_(1, experts_TK.long(), 1.0)

@@ -1,7 +1,7 @@
 """What a sparse layer has to know about the tokens of a microbatch: which are padding, which are balanced together.
 
-Shapes: T flat rows of this rank (its share of the sequence under sequence parallelism), B packed rows, U units of
-balance.
+Shapes: T flat rows of this rank (its share of the sequence under sequence or context parallelism), B packed rows, U
+units of balance.
 """
 
 from dataclasses import dataclass
@@ -30,9 +30,13 @@ class SparsePlan:
 
     @staticmethod
     def of(
-        batch: Batch, sparse: SparseConfig, device: torch.device, loss_scale: torch.Tensor | None, share: slice
+        batch: Batch,
+        sparse: SparseConfig,
+        device: torch.device,
+        loss_scale: torch.Tensor | None,
+        share: torch.Tensor | slice,
     ) -> "SparsePlan":
-        """The plan of ``batch``; ``share`` is this rank's part of its flat positions. ``loss_scale`` None: 1."""
+        """The plan of ``batch``; ``share`` says which flat positions are this rank's. ``loss_scale`` None: 1."""
         length = batch.sequence_length
         real = torch.arange(length) < batch.filled[:, None]
         kind = torch.where(real, batch.modality, PADDING).reshape(-1)

@@ -64,13 +64,14 @@ class SparseRouter(Planned, TopKRouter):
 
         A recomputed layer comes here once: its first pass builds no graph.
         """
-        counts = choices_per_unit(experts, plan, self.num_experts, self.tp_group)
+        counts = choices_per_unit(experts, plan, self.num_experts, self.tp_cp_group)
         scores = shares_of_scores(logits, self._sparse.score)
         balance = balance_sum(scores, counts, plan, self.topk)
         z = z_sum(logits, plan)
         self.losses = (balance.detach(), z.detach())
         if self.enable_expert_bias:
-            # megatron-core sums over the tensor and data ranks before it moves the bias; tensor ranks count alike here.
+            # megatron-core sums over all ranks of a stage before it moves the bias by the sign of what is missing;
+            # those that share a microbatch count alike here.
             self.local_tokens_per_expert += counts.detach().sum(0)
         weighted = self._sparse.balance_loss * balance + self._sparse.z_loss * z
         attached: torch.Tensor = MoEAuxLossAutoScaler.apply(probabilities, weighted * plan.loss_scale)

@@ -1,7 +1,9 @@
 """The vision encoder: a bidirectional transformer over the patches of each view, and a connector to the decoder.
 
-It is what P1 calls late fusion and NaViL's visual encoder V_{d,w} (section 3). Shapes: P patches of this rank's share,
-w encoder width, H decoder width, s side of the square of patches that becomes one token, t tensor ranks.
+It is what P1 calls late fusion and NaViL's visual encoder V_{d,w} (section 3). A worker has views of its own: in
+placement "data" every rank, in "tensor" every context rank, whose tensor ranks split the matrices. Shapes: P patches of
+this worker's share, w encoder width, H decoder width, s side of the square of patches that becomes one token, t tensor
+ranks.
 """
 
 from typing import Any, cast
@@ -64,32 +66,47 @@ class VisionEncoder(MegatronModule):
                 cast(Any, p).sequence_parallel = self.config.sequence_parallel
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """[N image tokens, H], the same on every tensor rank, in the order of ``Batch.patch_targets``.
+        """[N image tokens, H], the same on every tensor and context rank, in the order of ``Batch.patch_targets``.
 
         Without images the padding view runs through all of it: every collective happens, every gradient is zero.
         """
         plan = self.shares(batch)
         hidden = self.patch_stem(self._patches(batch, plan.mine))[:, None]
         hidden = self.block(hidden, attention_mask=None, packed_seq_params=self._attention(plan.mine))
-        tokens = self.connector(hidden.squeeze(1))
-        if self.placed == "data":
-            tokens = torch.nn.functional.pad(tokens, (0, 0, 0, plan.tokens - len(tokens)))
-        if self.placed == "data" or self.config.sequence_parallel:
-            # Every tensor rank goes on with all tokens and has their whole gradient: it keeps its part of that.
+        tokens = self._of_all_workers(self.connector(hidden.squeeze(1)), plan.tokens)
+        return take_rows(tokens, torch.from_numpy(plan.home).to(tokens.device, non_blocking=True))
+
+    def _of_all_workers(self, tokens: torch.Tensor, each: int) -> torch.Tensor:
+        """This rank's tokens -> those of all workers, end to end, ``each`` of them filled up with zeros.
+
+        Every tensor rank goes on with all tokens and has their whole gradient: it keeps its part of that. Context ranks
+        go on with positions of their own: their gradients add up.
+        """
+        if self.config.sequence_parallel:
             tokens = gather_from_sequence_parallel_region(
                 tokens, tensor_parallel_output_grad=False, group=self.tp_group
             )
-        return take_rows(tokens, torch.from_numpy(plan.home).to(tokens.device, non_blocking=True))
+        tokens = torch.nn.functional.pad(tokens, (0, 0, 0, each - len(tokens)))
+        if self.placed == "data":
+            tokens = gather_from_sequence_parallel_region(
+                tokens, tensor_parallel_output_grad=False, group=self.tp_group
+            )
+        if self.world.parallel.context > 1:
+            tokens = gather_from_sequence_parallel_region(
+                tokens, tensor_parallel_output_grad=True, group=self.world.groups.cp
+            )
+        return tokens
 
     def shares(self, batch: Batch) -> Shares:
-        """This rank's share of the views of ``batch``, and the way back; host work only."""
+        """This worker's share of the views of ``batch``, and the way back; host work only."""
+        parallel, world = self.world.parallel, self.world
+        alone = self.placed == "data"
         return shares(
             [(rows, columns) for rows, columns in batch.grids.tolist()],
             self.vision,
-            self.placed,
-            self.world.parallel.tensor,
-            self.world.tensor_rank,
-            self.world.parallel.tensor if self.config.sequence_parallel else 1,
+            parallel.context * parallel.tensor if alone else parallel.context,
+            world.context_rank * parallel.tensor + world.tensor_rank if alone else world.context_rank,
+            parallel.tensor if self.config.sequence_parallel else 1,
         )
 
     def _patches(self, batch: Batch, share: Share) -> torch.Tensor:
@@ -103,8 +120,8 @@ class VisionEncoder(MegatronModule):
 
     def _attention(self, share: Share) -> AttentionPlan:
         """Views, and windows where layers use them, each bidirectional and alone."""
-        device, backend = self.world.device.torch_device, self.world.device.attention_backend
-        prepare = BACKENDS[backend].prepare
+        device, backend = self.world.device.torch_device, BACKENDS[self.world.device.attention_backend]
+        prepare = backend.prepare
         vision = self.vision
         return AttentionPlan(
             rotation(share.rows, share.columns, vision.head_width, vision.rope_base, device, self.config.params_dtype),

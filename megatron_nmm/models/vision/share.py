@@ -1,4 +1,4 @@
-"""Which patches a tensor rank encodes and where its tokens end up, worked out on the host, the same on every rank.
+"""Which patches a rank encodes and where its tokens end up, worked out on the host, the same on every rank.
 
 A unit is the square of s x s patches that becomes one token. Views are whole; where rows must divide, or where there is
 nothing to encode, a padding view of zeros stands at the end, and no token reads it.
@@ -11,14 +11,13 @@ import numpy as np
 
 from megatron_nmm.config.schema_model import VisionConfig
 from megatron_nmm.models.vision.grid import Ints, places, windows
-from megatron_nmm.models.vision.placement import Placement
 
 Grid = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one group of attention computes: P patches, padding included."""
+    """What one worker computes: P patches, padding included."""
 
     patches: Ints
     """[real patches] index into the batch's patches, in window order within each view."""
@@ -39,18 +38,18 @@ class Share:
 
 @dataclass(frozen=True)
 class Shares:
-    """The work of a tensor group."""
+    """The work of all workers."""
 
     mine: Share
     home: Ints
-    """[N] place of each image token among the tokens of all ranks, laid end to end."""
+    """[N] place of each image token among the tokens of all workers, laid end to end."""
     tokens: int
-    """Tokens that each rank hands over: those of its share, filled up to the largest share."""
+    """Tokens that each worker hands over: those of its share, filled up to the largest share."""
 
 
-def spread(costs: Sequence[int], ranks: int) -> list[int]:
-    """The rank of each view: the dearest first, always to the rank with least to do; ties go to the lower one."""
-    load = [0] * ranks
+def spread(costs: Sequence[int], workers: int) -> list[int]:
+    """The worker of each view: the dearest first, always to the one with least to do; ties go to the lower one."""
+    load = [0] * workers
     owner = [0] * len(costs)
     for view in sorted(range(len(costs)), key=lambda view: -costs[view]):
         rank = load.index(min(load))
@@ -59,27 +58,29 @@ def spread(costs: Sequence[int], ranks: int) -> list[int]:
     return owner
 
 
-def shares(grids: Sequence[Grid], vision: VisionConfig, placed: Placement, ranks: int, rank: int, split: int) -> Shares:
-    """The share of ``rank`` among ``ranks`` and the way back for all of them.
+def shares(grids: Sequence[Grid], vision: VisionConfig, workers: int, worker: int, split: int) -> Shares:
+    """The share of ``worker`` among ``workers``, each of whom has its own views, and the way back for all of them.
 
-    ``split`` is how many ranks divide the rows of one share between them: the tensor group under sequence parallelism,
-    else 1. In placement "tensor" all ranks have the same share, in "data" each has its own views.
+    ``split`` is how many ranks divide the rows of one share between them: the tensor group, where it is one worker
+    under sequence parallelism, else 1.
     """
     unit = vision.shuffle**2
     costs = [rows * columns for rows, columns in grids]
-    if placed == "tensor":
-        share = _share(range(len(grids)), grids, costs, vision, unit * split)
-        return Shares(share, _homes(range(len(grids)), grids, vision, 0), share.length // unit)
-    owner = spread(costs, ranks)
-    of_rank = [[view for view in range(len(grids)) if owner[view] == each] for each in range(ranks)]
-    most = max(1, *(sum(costs[view] for view in views) // unit for views in of_rank))
+    owner = spread(costs, workers)
+    of_worker = [[view for view in range(len(grids)) if owner[view] == each] for each in range(workers)]
+    most = max(_padded(sum(costs[view] for view in views), unit * split) // unit for views in of_worker)
     homes: list[Ints] = [np.zeros(0, dtype=np.int64)] * len(grids)
-    for each, views in enumerate(of_rank):
+    for each, views in enumerate(of_worker):
         found = _homes(views, grids, vision, each * most)
         ends = np.cumsum([costs[view] // unit for view in views], dtype=np.int64)
         for view, home in zip(views, np.split(found, ends[:-1]), strict=False):
             homes[view] = home
-    return Shares(_share(of_rank[rank], grids, costs, vision, unit), _join(homes), most)
+    return Shares(_share(of_worker[worker], grids, costs, vision, unit * split), _join(homes), most)
+
+
+def _padded(patches: int, unit: int) -> int:
+    """The next multiple of ``unit``, at least one."""
+    return max(unit, -(-patches // unit) * unit)
 
 
 def _share(views: Sequence[int], grids: Sequence[Grid], costs: Sequence[int], vision: VisionConfig, unit: int) -> Share:
@@ -90,7 +91,7 @@ def _share(views: Sequence[int], grids: Sequence[Grid], costs: Sequence[int], vi
     order = [(each.order[:, None] * len(inside) + inside).reshape(-1) for each in found]
     where = [places(*grids[view], vision.shuffle) for view in views]
     real = sum(costs[view] for view in views)
-    padding = max(unit, -(-real // unit) * unit) - real
+    padding = _padded(real, unit) - real
     fill = np.zeros(padding, dtype=np.int64)
     rest = np.array([padding][: min(padding, 1)], dtype=np.int64)
     return Share(

@@ -41,11 +41,12 @@ def encoder_config(vision: VisionConfig, config: Any, placed: Placement) -> Any:
         # drawn for this depth, not the decoder's
         init_method=None,
         output_layer_init_method=None,
-        # layout: all of it stands on the first pipeline stage
+        # layout: all of it stands on the first pipeline stage, and context ranks take whole views
         pipeline_model_parallel_size=1,
         pipeline_model_parallel_layout=None,
         num_layers_in_first_pipeline_stage=None,
         num_layers_in_last_pipeline_stage=None,
+        context_parallel_size=1,
         tensor_model_parallel_size=1 if whole else config.tensor_model_parallel_size,
         expert_tensor_parallel_size=1 if whole else config.tensor_model_parallel_size,
         sequence_parallel=config.sequence_parallel and not whole,
