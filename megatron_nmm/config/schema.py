@@ -63,8 +63,10 @@ class ParallelConfig:
     vision: VisionParallel = "auto"
     """How the tensor group shares the vision encoder: split its matrices (tensor), or keep them whole and spread the
     images (data); auto = tensor, but data where heads do not divide or the encoder is small and data sends less."""
-    recompute: Literal["none", "full"] = "none"
-    """Recompute layer activations in the backward pass."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """What the backward pass computes again in place of keeping it: full = every layer; selective = attention, from
+    queries, keys and values on (not MLPs: megatron-core would run them outside the layer that hands them their plan).
+    """
     time_limit_s: float = 600.0
     """Longest a rank waits in a collective before it fails with a message."""
 

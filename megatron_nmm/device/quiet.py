@@ -10,6 +10,8 @@ REMARKS: tuple[tuple[str, type[Warning]], ...] = (
     (r"`torch\.distributed\.\w+` is deprecated", FutureWarning),
     # Absent on purpose outside NVIDIA's containers; the spec chosen by the device does not use them.
     ("(Transformer Engine and )?Apex (is|are) not installed", UserWarning),
+    # Selective recomputation asks whether attention is Transformer Engine's; it is ours.
+    ("If you are using transformer_engine as the transformer implementation", UserWarning),
     # torch_dist checkpoints still go through these.
     ("TypedStorage is deprecated", UserWarning),
 )

@@ -116,7 +116,7 @@ class NativeMultimodalModel(LanguageModule):
         hidden = hidden.index_copy(0, places.to(device), self._images(batch, which)[:, None])
         if self.config.sequence_parallel:
             hidden = scatter_to_sequence_parallel_region(hidden, group=self.tp_group)
-        if self.run.parallel.recompute != "none" and torch.is_grad_enabled():
+        if self.run.parallel.recompute == "full" and torch.is_grad_enabled():
             # A recomputed layer's weights get gradients only if its input takes one; everything before may be frozen.
             hidden.requires_grad_()
         return hidden

@@ -44,7 +44,8 @@ def transformer_config(run: RunConfig, world: World) -> Any:
         context_parallel_size=parallel.context,
         pipeline_model_parallel_layout=pipeline_layout(run),
         sequence_parallel=parallel.sequence,
-        recompute_granularity="full" if parallel.recompute == "full" else None,
+        recompute_granularity=None if parallel.recompute == "none" else parallel.recompute,
+        recompute_modules=["core_attn"],
         recompute_method="uniform" if parallel.recompute == "full" else None,
         recompute_num_layers=1 if parallel.recompute == "full" else None,
         # numbers

@@ -52,7 +52,7 @@ def _options(run: RunConfig) -> dict[str, bool]:
         f"expert {run.parallel.expert}": run.parallel.expert > 1,
         "sequence parallel": run.parallel.sequence,
         "distributed optimizer": run.parallel.distributed_optimizer,
-        "recomputation": run.parallel.recompute != "none",
+        f"{run.parallel.recompute} recomputation": run.parallel.recompute != "none",
     }
 
 

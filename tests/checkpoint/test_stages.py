@@ -39,14 +39,15 @@ def saved(pool: WorkerPool, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
         ParallelConfig(pipeline=2, stage_layers=(2, 0)),
         ParallelConfig(pipeline=2, distributed_optimizer=True),
         ParallelConfig(pipeline=2, tensor=2, sequence=True, stage_layers=(0, 2)),
+        ParallelConfig(pipeline=2, context=2, distributed_optimizer=True),
     ],
-    ids=["same", "one process", "last empty", "planned, PP2 x DP2", "TP2"],
+    ids=["same", "one process", "last empty", "planned, PP2 x DP2", "TP2", "CP2"],
 )
 def test_every_split_goes_on(
     parallel: ParallelConfig, saved: tuple[Path, list[float]], pool: WorkerPool, tmp_path: Path
 ) -> None:
     folder, expected = saved
-    processes = 4 if parallel.distributed_optimizer else parallel.tensor * parallel.pipeline
+    processes = 4 if parallel.distributed_optimizer else parallel.of_copy
     run = toy(parallel, seed=99)
     reached, losses, _ = pool.run(processes, jobs.resume_and_train, run, folder, WHOLE, tmp_path)[0]
     assert reached.step == HALF
@@ -55,3 +56,16 @@ def test_every_split_goes_on(
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert losses == (expected if parallel == FIRST_EMPTY else pytest.approx(expected, rel=1e-6))
+
+
+def test_what_context_ranks_save_goes_on_in_one_process(
+    saved: tuple[Path, list[float]], pool: WorkerPool, tmp_path: Path
+) -> None:
+    """Moments are sharded over context ranks, weights are theirs alike: each is saved once and whole."""
+    folder, expected = saved
+    shared = toy(ParallelConfig(context=2, distributed_optimizer=True), seed=99)
+    pool.run(2, jobs.resume_and_train, shared, folder, HALF, tmp_path / "shared")
+    _, losses, _ = pool.run(
+        1, jobs.resume_and_train, toy(ParallelConfig()), tmp_path / "shared", WHOLE, tmp_path / "alone"
+    )[0]
+    assert losses == pytest.approx(expected, rel=1e-6)

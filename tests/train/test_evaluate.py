@@ -30,7 +30,8 @@ def test_every_layout_validates_alike(case: tuple[RunConfig, compare.State], poo
     assert expected.sources == ("books", "web")
     assert all(expected.sums.tokens.sum((0, 1)) > 0)
     assert expected.mean == pytest.approx(sum(expected.sums.by_source()) / 2)
-    for parallel in (ParallelConfig(), ParallelConfig(tensor=2), ParallelConfig(pipeline=2)):
+    layouts = ParallelConfig(), ParallelConfig(tensor=2), ParallelConfig(pipeline=2), ParallelConfig(context=2)
+    for parallel in layouts:
         for found in pool.run(2, _evaluate, replace(run, parallel=parallel), state):
             torch.testing.assert_close(found.sums.tokens, expected.sums.tokens, rtol=0, atol=0)
             torch.testing.assert_close(found.sums.loss, expected.sums.loss, rtol=1e-6, atol=1e-6)

@@ -114,7 +114,7 @@ NUMBERS = (1, 3, 4)
 """Its sparse layers."""
 NAMES = (
     *("TP2+SP", "PP2", "DP2", "EP2", "EP2+recompute", "EP2 in TP2+SP", "EP2xTP2+SP", "EP2xPP2"),
-    *("TP2xDP2+SP+distributed optimizer",),
+    *("TP2xDP2+SP+distributed optimizer", "CP2xTP2+SP", "EP2 in CP2"),
 )
 TESTED = [
     *(layout for layout in LAYOUTS if layout.name in NAMES),
