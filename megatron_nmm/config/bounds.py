@@ -75,6 +75,7 @@ BOUNDS: dict[str, Range] = {
     "parallel.tensor": SIZE,
     "parallel.pipeline": SIZE,
     "parallel.context": SIZE,
+    "parallel.virtual_stages": SIZE,
     "parallel.expert": SIZE,
     "parallel.stage_layers.*": ANY_COUNT,
     "parallel.time_limit_s": POSITIVE,

@@ -11,6 +11,7 @@ from megatron_nmm.config import rules_freezing as freezing
 from megatron_nmm.config import rules_images as images
 from megatron_nmm.config import rules_layout as layout
 from megatron_nmm.config import rules_sparse as sparse
+from megatron_nmm.config import rules_stages as stages
 from megatron_nmm.config import rules_training as training
 from megatron_nmm.config import rules_vision as vision
 from megatron_nmm.config.fault import WORLD, Fault
@@ -35,7 +36,8 @@ SHAPE = (*HEADS, "model.ffn", "model.vocabulary", "parallel.tensor")
 CONTEXT = ("parallel.context", "data.sequence_length")
 LAYOUT = ("parallel.tensor", "parallel.context", "parallel.pipeline", WORLD)
 SEQUENCE = ("parallel.sequence", "data.microbatch", "data.sequence_length")
-STAGES = ("model.layers", "parallel.pipeline", "parallel.stage_layers")
+STAGES = ("model.layers", "parallel.pipeline", "parallel.virtual_stages", "parallel.stage_layers")
+BATCH = ("data.microbatch", "data.global_batch")
 ENCODER = ("model.vision.depth", "model.vision.width", "model.vision.heads")
 TOKEN = ("model.vision.depth", "model.vision.patch", "model.vision.connector")
 IMAGES = (*TOKEN, "data.image_rule", "data.sequence_length")
@@ -56,11 +58,13 @@ RULES: tuple[Rule, ...] = (
     Rule(SHAPE, layout.heads_split_width),
     Rule(SHAPE, layout.groups_split_heads),
     Rule(SHAPE, layout.tensor_splits_model),
-    Rule(STAGES, layout.stages_hold_layers),
+    Rule(STAGES, stages.stages_hold_layers),
+    Rule(STAGES, stages.virtual_stages_have_ranks),
     Rule((*SHAPE, *LAYOUT, *STAGES, *CONTEXT), layout.world_holds_layout),
     Rule(CONTEXT, layout.context_cuts_rows),
     Rule((*SHAPE, "parallel.sequence", "data.microbatch", *CONTEXT), layout.sequence_parallel_splits_rows),
-    Rule((*LAYOUT, "data.microbatch", "data.global_batch"), layout.batch_divides),
+    Rule((*LAYOUT, *BATCH), layout.batch_divides),
+    Rule((*LAYOUT, *BATCH, "parallel.virtual_stages"), stages.microbatches_fill_rounds),
     Rule(ENCODER, vision.vision_heads_split_width),
     Rule(("model.vision.depth", "model.vision.full_layers"), vision.full_layers_exist),
     Rule(("model.vision.window", *TOKEN), vision.windows_hold_tokens),

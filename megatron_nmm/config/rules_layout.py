@@ -59,30 +59,6 @@ def tensor_splits_model(run: RunConfig, world_size: int) -> Iterator[Fault]:
             )
 
 
-def stages_hold_layers(run: RunConfig, world_size: int) -> Iterator[Fault]:
-    """Planned or given, the stages hold every layer of the decoder, and none between the first and the last is empty.
-
-    The first stage also has the embeddings and the image part, the last one the output layer.
-    """
-    layers, stages, given = run.model.layers, run.parallel.pipeline, run.parallel.stage_layers
-    told = f"parallel.stage_layers {list(given)}"
-    planned = ("parallel.stage_layers", 0, "[]")
-    if not given:
-        if layers < stages:
-            fact = f"model.layers {layers} is fewer than parallel.pipeline {stages}, and every stage needs a layer"
-            remedy = use(("parallel.pipeline", stages, [layers]), ("model.layers", layers, [stages]))
-            yield Fault("parallel.pipeline", fact, remedy)
-    elif len(given) != stages:
-        fact = f"{told} is for {len(given)} pipeline stages, and parallel.pipeline is {stages}"
-        yield Fault("parallel.stage_layers", fact, use(planned, ("parallel.pipeline", stages, [len(given)])))
-    elif sum(given) != layers:
-        fact = f"{told} holds {sum(given)} layers, and model.layers is {layers}"
-        yield Fault("parallel.stage_layers", fact, use(planned, ("model.layers", layers, [sum(given) or 1])))
-    elif 0 in given[1:-1]:
-        fact = f"{told} leaves a stage between the first and the last one without a layer"
-        yield Fault("parallel.stage_layers", fact, use(planned))
-
-
 def world_holds_layout(run: RunConfig, world_size: int) -> Iterator[Fault]:
     """The processes divide into whole copies of the model."""
     parallel, copy = run.parallel, run.parallel.of_copy

@@ -34,6 +34,11 @@ class ParallelConfig:
         return self.tensor * self.context * self.pipeline
 
     @property
+    def stages(self) -> int:
+        """Stages that the decoder is cut into, rank after rank and round after round."""
+        return self.pipeline * self.virtual_stages
+
+    @property
     def shape(self) -> dict[str, int]:
         """The sizes that make up ``of_copy``, by name; context only where rows are shared."""
         context = {"context": self.context} if self.context > 1 else {}
@@ -54,12 +59,16 @@ class ParallelConfig:
     dispatcher: Dispatcher = "kernels"
     """What carries tokens to sparse experts and back: kernels = our operators around one all-to-all; allgather,
     alltoall = megatron-core's; deepep = megatron-core's over DeepEP, on GPUs."""
+    virtual_stages: int = 1
+    """Pieces of the decoder on each pipeline rank, dealt in turn: a pipeline waits for its first and last microbatches
+    so many times less, and sends so many times more."""
     sequence: bool = False
     """Sequence parallelism: norms and residuals split over the tensor group along the sequence."""
     distributed_optimizer: bool = False
     """Shard optimizer state over the data-parallel group."""
     stage_layers: tuple[int, ...] = ()
-    """Decoder layers of each pipeline stage; none = planned so that stages cost alike, encoder and output included."""
+    """Decoder layers of each stage, in the decoder's order (pipeline x virtual_stages of them); none = planned so that
+    stages cost alike, encoder and output included."""
     vision: VisionParallel = "auto"
     """How the tensor group shares the vision encoder: split its matrices (tensor), or keep them whole and spread the
     images (data); auto = tensor, but data where heads do not divide or the encoder is small and data sends less."""

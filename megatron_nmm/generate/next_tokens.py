@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_nmm.data.batch import Batch
+from megatron_nmm.parallel.schedule import through_stages
 from megatron_nmm.parallel.world import World
 
 
@@ -18,19 +19,11 @@ def next_tokens(
     ``model`` is inside megatron-core's DistributedDataParallel; only ids below ``vocabulary`` are candidates, because
     the embedding table may have more rows than the tokenizer has pieces.
     """
-    from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
-
     with torch.no_grad():
-        found: list[torch.Tensor] = get_forward_backward_func()(
-            forward_step_func=_Scores(last_B, vocabulary),
-            data_iterator=iter([batch]),
-            model=model,
-            num_microbatches=1,
-            seq_length=batch.rows * batch.sequence_length,
-            micro_batch_size=1,
-            forward_only=True,
-            # The last stage then returns what it is asked for in place of a loss.
-            collect_non_loss_data=True,
+        # Virtual stages take whole rounds; the last stage returns what it is asked for in place of a loss.
+        rounds = world.parallel.pipeline if world.parallel.virtual_stages > 1 else 1
+        found: list[torch.Tensor] = through_stages(
+            model, [batch] * rounds, _Scores(last_B, vocabulary), forward_only=True, collect_non_loss_data=True
         )
     return _from_last_stage(found[0] if world.is_last_stage else torch.zeros_like(last_B), world)
 

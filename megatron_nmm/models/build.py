@@ -5,17 +5,24 @@ import torch
 from megatron_nmm.config import RunConfig
 from megatron_nmm.models.freeze import freeze
 from megatron_nmm.models.to_mcore import transformer_config
+from megatron_nmm.parallel.virtual import VirtualStages
 from megatron_nmm.parallel.world import World
 from megatron_nmm.parallel.wrap import wrap
 
 
 def build(run: RunConfig, world: World) -> torch.nn.Module:
-    """This rank's stage and shard, inside megatron-core's DistributedDataParallel (``.module`` is the model)."""
+    """This rank's stage and shard, inside megatron-core's DistributedDataParallel (``.module`` is the model).
+
+    Several virtual stages come as one VirtualStages (parallel/virtual.py).
+    """
     # Imported here: megatron-core must not be loaded before the device is started.
     from megatron_nmm.models.native import NativeMultimodalModel
 
     config = transformer_config(run, world)
-    with torch.device(world.device.torch_device):
-        model = NativeMultimodalModel(run, config, world)
-    freeze(model, run)
-    return wrap(model, config, run.parallel, world)
+    wrapped = []
+    for chunk in range(run.parallel.virtual_stages):
+        with torch.device(world.device.torch_device):
+            model = NativeMultimodalModel(run, config, world, chunk)
+        freeze(model, run)
+        wrapped.append(wrap(model, config, run.parallel, world))
+    return wrapped[0] if len(wrapped) == 1 else VirtualStages(wrapped)

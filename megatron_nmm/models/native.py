@@ -37,12 +37,14 @@ from megatron_nmm.parallel.world import World
 class NativeMultimodalModel(LanguageModule):
     """One pipeline stage of the model on megatron-core's transformer block."""
 
-    def __init__(self, run: RunConfig, config: Any, world: World) -> None:
-        """``config`` is the TransformerConfig of models/to_mcore.py; the stage is taken from ``world``."""
+    def __init__(self, run: RunConfig, config: Any, world: World, chunk: int = 0) -> None:
+        """``config`` is the TransformerConfig of models/to_mcore.py; ``chunk`` counts this rank's virtual stages."""
         super().__init__(config, pg_collection=world.groups)
         self.model_type = ModelType.encoder_or_decoder  # the pipeline schedule asks for it
         self.run, self.world = run, world
-        self.pre_process, self.post_process = world.is_first_stage, world.is_last_stage
+        self.pre_process = world.is_first_stage and chunk == 0
+        self.post_process = world.is_last_stage and chunk == run.parallel.virtual_stages - 1
+        self.vp_stage = chunk if run.parallel.virtual_stages > 1 else None
         self.share_embeddings_and_output_weights = run.model.tie_embeddings
         if self.pre_process:
             if run.model.vision.depth:
@@ -60,13 +62,15 @@ class NativeMultimodalModel(LanguageModule):
                 scatter_to_sequence_parallel=False,
                 tp_group=world.groups.tp,
             )
-        first = get_transformer_layer_offset(config, pp_rank=world.pipeline_rank)
-        layers = range(first, first + get_num_layers_to_build(config, pp_rank=world.pipeline_rank))
+        stage = {"vp_stage": self.vp_stage, "pp_rank": world.pipeline_rank}
+        first = get_transformer_layer_offset(config, **stage)
+        layers = range(first, first + get_num_layers_to_build(config, **stage))
         self.decoder = TransformerBlock(
             config,
             decoder_block(run, world.device.elementwise, layers),
             pre_process=self.pre_process,
             post_process=self.post_process,
+            vp_stage=self.vp_stage,
             pg_collection=world.groups,
         )
         if self.post_process:

@@ -31,7 +31,7 @@ VISUAL_PARTS = ("vision", "connector", "visual_attention", "visual_ffn", "specia
 
 def part_of(name: str) -> str:
     """The part of the parameter called ``name``; KeyError when the table has no row for it."""
-    name = re.sub(r"^(module\.)+", "", name)
+    name = re.sub(r"^(module\.|chunks\.\d+\.)+", "", name)
     for pattern, part in PARTS:
         if re.match(pattern, name):
             return part

@@ -13,7 +13,7 @@ from megatron_nmm.parallel.stages import StageCosts, plan_stages
 
 def stage_layers(run: RunConfig) -> tuple[int, ...]:
     """Decoder layers of each stage: ``parallel.stage_layers``, or the plan whose slowest stage is the cheapest."""
-    return run.parallel.stage_layers or plan_stages(run.model.layers, stage_costs(run), run.parallel.pipeline)
+    return run.parallel.stage_layers or plan_stages(run.model.layers, stage_costs(run), run.parallel.stages)
 
 
 def stage_note(run: RunConfig) -> str:
@@ -21,13 +21,16 @@ def stage_note(run: RunConfig) -> str:
     if run.parallel.pipeline == 1:
         return ""
     plan, costs = stage_layers(run), stage_costs(run)
-    shares = [cost / sum(costs.of(plan)) for cost in costs.of(plan)]
+    ranks = run.parallel.pipeline
+    of_rank = [sum(costs.of(plan)[rank::ranks]) for rank in range(ranks)]
+    shares = [cost / sum(of_rank) for cost in of_rank]
+    dealt = f", dealt to {ranks} ranks in turn" if run.parallel.virtual_stages > 1 else ""
     images = "the encoder" if run.model.vision.depth else "the patch stem"
     source = "as given" if run.parallel.stage_layers else "planned"
     return (
-        f"stages: {' + '.join(map(str, plan))} decoder layers ({source}), with {images} on the first and the output "
-        f"layer on the last: {', '.join(f'{share:.0%}' for share in shares)} of the FLOPs; the slowest takes "
-        f"{costs.imbalance(plan):.2f} x the mean"
+        f"stages: {' + '.join(map(str, plan))} decoder layers ({source}{dealt}), with {images} on the first and the "
+        f"output layer on the last: {', '.join(f'{share:.0%}' for share in shares)} of the FLOPs; the slowest takes "
+        f"{max(shares) * ranks:.2f} x the mean"
     )
 
 

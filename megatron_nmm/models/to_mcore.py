@@ -42,6 +42,7 @@ def transformer_config(run: RunConfig, world: World) -> Any:
         tensor_model_parallel_size=parallel.tensor,
         pipeline_model_parallel_size=parallel.pipeline,
         context_parallel_size=parallel.context,
+        virtual_pipeline_model_parallel_size=parallel.virtual_stages if parallel.virtual_stages > 1 else None,
         pipeline_model_parallel_layout=pipeline_layout(run),
         sequence_parallel=parallel.sequence,
         recompute_granularity=None if parallel.recompute == "none" else parallel.recompute,

@@ -6,7 +6,8 @@ other choice as a bug). Labels are known before the forward pass, hence so is th
 the pass over all gradients in which megatron-core would divide them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from megatron_nmm.data.batch import Batch
 from megatron_nmm.parallel.context import ContextShare
 from megatron_nmm.parallel.losses import LossSums
 from megatron_nmm.parallel.unwritten import begin_gradients
+from megatron_nmm.parallel.virtual import stage_chunks
 from megatron_nmm.parallel.world import World
 
 
@@ -27,25 +29,48 @@ def forward_backward(
     Returns the loss sums of the whole global batch, equal on every rank. ``sources`` is how many sources the mixture
     has. With ``forward_only`` no graph is built and gradients stay as they are.
     """
-    from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
-
-    if not forward_only:
-        begin_gradients(model, world.device)
+    if forward_only:
+        batches = _whole_rounds(batches, world)
+    else:
+        for chunk in stage_chunks(model):
+            begin_gradients(chunk, world.device)
     counts = _tokens_of_step(batches, world)
     # megatron-core's forward_only leaves out the backward pass, but still builds its graph.
     with torch.set_grad_enabled(not forward_only):
-        sums: list[LossSums] = get_forward_backward_func()(
-            forward_step_func=_Forward(sources, counts, world),
-            data_iterator=iter(batches),
-            model=model,
-            num_microbatches=len(batches),
-            seq_length=batches[0].rows * batches[0].sequence_length,
-            micro_batch_size=1,
-            forward_only=forward_only,
-            collect_non_loss_data=False,
-        )
+        step = _Forward(sources, counts, world)
+        sums: list[LossSums] = through_stages(model, batches, step, forward_only=forward_only)
     local = sum(sums, LossSums.zero(sources)) if world.is_last_stage else LossSums.zero(sources)
     return _over_all_ranks(local, world)
+
+
+def through_stages(
+    model: torch.nn.Module, batches: Sequence[Batch], step: Callable[..., Any], **settings: Any
+) -> list[Any]:
+    """megatron-core's schedule of the layout over ``batches``; on the last stage what ``step`` collects of each.
+
+    Virtual stages take a multiple of the pipeline's size of them.
+    """
+    from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
+
+    chunks = stage_chunks(model)
+    collected: list[Any] = get_forward_backward_func()(
+        forward_step_func=step,
+        data_iterator=[iter(batches) for _ in chunks] if len(chunks) > 1 else iter(batches),
+        model=chunks if len(chunks) > 1 else model,
+        num_microbatches=len(batches),
+        seq_length=batches[0].rows * batches[0].sequence_length,
+        micro_batch_size=1,
+        **settings,
+    )
+    return collected
+
+
+def _whole_rounds(batches: Sequence[Batch], world: World) -> Sequence[Batch]:
+    """``batches``, and where virtual stages ask for more of them, repetitions without a supervised token."""
+    parallel = world.parallel
+    missing = -len(batches) % parallel.pipeline if parallel.virtual_stages > 1 else 0
+    empty = replace(batches[0], loss_weight=torch.zeros_like(batches[0].loss_weight))
+    return [*batches, *[empty] * missing]
 
 
 class _Forward:

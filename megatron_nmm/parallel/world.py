@@ -69,6 +69,7 @@ class World:
             parallel_state.initialize_model_parallel(
                 tensor_model_parallel_size=parallel.tensor,
                 pipeline_model_parallel_size=parallel.pipeline,
+                virtual_pipeline_model_parallel_size=parallel.virtual_stages if parallel.virtual_stages > 1 else None,
                 context_parallel_size=parallel.context,
                 expert_model_parallel_size=parallel.expert,
                 expert_tensor_parallel_size=1,
@@ -113,7 +114,7 @@ class World:
 
     @property
     def pipeline_rank(self) -> int:
-        """Pipeline stage of this rank."""
+        """Place in the pipeline: the stage of this rank, or its first one."""
         return self._place(self.groups.pp)
 
     @property

@@ -50,6 +50,7 @@ def data_line(run: RunConfig, data: Stream) -> str:
 def _options(run: RunConfig) -> dict[str, bool]:
     return {
         f"expert {run.parallel.expert}": run.parallel.expert > 1,
+        f"{run.parallel.virtual_stages} virtual stages": run.parallel.virtual_stages > 1,
         "sequence parallel": run.parallel.sequence,
         "distributed optimizer": run.parallel.distributed_optimizer,
         f"{run.parallel.recompute} recomputation": run.parallel.recompute != "none",

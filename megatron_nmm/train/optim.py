@@ -16,6 +16,7 @@ import torch.distributed as dist
 from megatron_nmm.config import OptimConfig, RunConfig
 from megatron_nmm.models.parts import relative_rate
 from megatron_nmm.parallel.experts import copy_of_model, is_expert, replicas, split_by_tensor
+from megatron_nmm.parallel.virtual import stage_chunks
 from megatron_nmm.parallel.world import World
 from megatron_nmm.train.adamw import AdamW
 from megatron_nmm.train.optimizer_state import fill, sharded
@@ -175,13 +176,14 @@ def _wrap(adamw: AdamW, run: RunConfig, model: Any, world: World, *, expert: boo
         clip_grad=run.optim.clip,
     )
     if sharded_over_data:
+        chunks: list[Any] = stage_chunks(model)
         wrapped = DistributedOptimizer(
             adamw,
             config,
             None,  # no gradient scaler: neither fp32 nor bf16 needs one
             AdamW.allocate_state,
-            [model],
-            {0: model.expert_parallel_buffers if expert else model.buffers},
+            chunks,
+            {n: chunk.expert_parallel_buffers if expert else chunk.buffers for n, chunk in enumerate(chunks)},
             replicas(world, expert=expert),
             None,  # a second group for a way of saving that we do not use
             dist.get_rank(copy_of_model(world, expert=expert)),

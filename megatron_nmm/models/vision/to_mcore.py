@@ -43,6 +43,7 @@ def encoder_config(vision: VisionConfig, config: Any, placed: Placement) -> Any:
         output_layer_init_method=None,
         # layout: all of it stands on the first pipeline stage, and context ranks take whole views
         pipeline_model_parallel_size=1,
+        virtual_pipeline_model_parallel_size=None,
         pipeline_model_parallel_layout=None,
         num_layers_in_first_pipeline_stage=None,
         num_layers_in_last_pipeline_stage=None,
