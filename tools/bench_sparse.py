@@ -76,10 +76,11 @@ def step_of(layer: Any, x: torch.Tensor, grad: torch.Tensor, written: frozenset[
 
 def our_layer(shape: Shape, run: RunConfig, config: Any, world: World) -> Any:
     """The layer that a model here has."""
+    from megatron_nmm.models.leaves import leaves
     from megatron_nmm.models.sparse.plan import SparsePlan
-    from megatron_nmm.models.spec import LEAVES, sparse_mlp
+    from megatron_nmm.models.spec import sparse_mlp
 
-    build = sparse_mlp(run, LEAVES[world.device.elementwise])
+    build = sparse_mlp(run, leaves(run.precision, world.device))
     layer = build(config, pg_collection=world.groups, is_mtp_layer=False, name=None)
     tokens = torch.zeros(shape.tokens, dtype=torch.int64)
     members = torch.ones(1, shape.tokens)

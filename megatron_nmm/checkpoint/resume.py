@@ -13,7 +13,17 @@ from megatron_nmm.checkpoint.other_stage import OPTIMIZER_PREFIX, require_same_s
 from megatron_nmm.checkpoint.progress import Progress
 from megatron_nmm.checkpoint.safety import require_harmless
 from megatron_nmm.checkpoint.save import CHECKPOINTS
-from megatron_nmm.checkpoint.state import Optimizer, Shapes, each_for_itself, read, shapes, sharded, stored_shapes
+from megatron_nmm.checkpoint.state import (
+    Optimizer,
+    Shapes,
+    each_for_itself,
+    forget_state,
+    read,
+    shapes,
+    sharded,
+    stored_shapes,
+)
+from megatron_nmm.config.recipes import is_state
 from megatron_nmm.errors import CheckpointError
 from megatron_nmm.files import lock
 from megatron_nmm.parallel.world import World
@@ -125,13 +135,18 @@ def _load(checkpoint: Path, listed: Manifest, model: Any, optimizer: Optimizer |
     with each_for_itself():
         wanted = everywhere(world, "naming tensors", lambda: shapes(state))
         on_main(world, "comparing shapes", lambda: _require_fit(checkpoint, dict(ChainMap(*wanted)), optimizer))
+        forget_state(state, stored_shapes(checkpoint))
         everywhere(world, "reading tensors", lambda: read(checkpoint, state, model, optimizer))
     return reached
 
 
 def _require_fit(checkpoint: Path, wanted: Shapes, optimizer: Optimizer | None) -> None:
-    """Raise unless the checkpoint holds exactly the tensors ``wanted`` by all ranks, in their shapes."""
-    stored = stored_shapes(checkpoint)
+    """Raise unless the checkpoint holds exactly the tensors ``wanted`` by all ranks, in their shapes.
+
+    What number formats remember is not compared: a run may change its recipe.
+    """
+    stored = {name: shape for name, shape in stored_shapes(checkpoint).items() if not is_state(name)}
+    wanted = {name: shape for name, shape in wanted.items() if not is_state(name)}
     if optimizer is None:
         stored = {name: shape for name, shape in stored.items() if not name.startswith(OPTIMIZER_PREFIX)}
     else:

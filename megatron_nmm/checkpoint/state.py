@@ -27,6 +27,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 
 from megatron_nmm.checkpoint.agree import from_torch, on_main
+from megatron_nmm.config.recipes import is_state
 from megatron_nmm.parallel.world import World
 
 FORMAT = CheckpointingConfig(sharded_backend="torch_dist", sharded_backend_version=1)
@@ -112,6 +113,13 @@ def stored_shapes(folder: Path) -> Shapes:
     return {name: tuple(part.global_shape) for name, part in stored.items()}
 
 
+def forget_state(state: dict[str, Any], stored: Shapes) -> None:
+    """Take out of ``state`` what number formats remember and the checkpoint does not have in this shape."""
+    for name, entry in list(state["model"].items()):
+        if is_state(name) and stored.get(entry.key) != tuple(entry.global_shape):
+            del state["model"][name]
+
+
 def read(folder: Path, state: dict[str, Any], model: Any, optimizer: Optimizer | None) -> None:
     """Fill ``model`` and ``optimizer`` from ``folder``, where ``state`` is ``sharded(..., is_loading=True)``.
 
@@ -119,7 +127,8 @@ def read(folder: Path, state: dict[str, Any], model: Any, optimizer: Optimizer |
     """
     # Which rank holds which element was checked when the state was saved; the check here would only add a collective.
     loaded = dist_checkpointing.load(state, str(folder), validate_access_integrity=False)
-    model.module.load_state_dict(loaded["model"])
+    fresh = {name: value for name, value in model.module.state_dict().items() if is_state(name)}
+    model.module.load_state_dict({**fresh, **loaded["model"]})
     if optimizer is not None:
         optimizer.load_state_dict(loaded["optimizer"])
 

@@ -79,6 +79,9 @@ BOUNDS: dict[str, Range] = {
     "parallel.expert": SIZE,
     "parallel.stage_layers.*": ANY_COUNT,
     "parallel.time_limit_s": POSITIVE,
+    "precision.plain_first": ANY_COUNT,
+    "precision.plain_last": ANY_COUNT,
+    "precision.amax_history": SIZE,
     "data.sequence_length": Range(2),  # a label is the next token
     "data.microbatch": SIZE,
     "data.global_batch": SIZE,

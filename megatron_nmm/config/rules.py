@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from megatron_nmm.config import rules_freezing as freezing
 from megatron_nmm.config import rules_images as images
 from megatron_nmm.config import rules_layout as layout
+from megatron_nmm.config import rules_precision as precision
 from megatron_nmm.config import rules_sparse as sparse
 from megatron_nmm.config import rules_stages as stages
 from megatron_nmm.config import rules_training as training
@@ -43,6 +44,7 @@ TOKEN = ("model.vision.depth", "model.vision.patch", "model.vision.connector")
 IMAGES = (*TOKEN, "data.image_rule", "data.sequence_length")
 NATIVE = ("data.min_patches", "data.max_patches", "data.multi_scale", "data.augment")
 EXPERTS = ("model.sparse.experts", "parallel.expert")
+RECIPE = ("precision.recipe", "precision.emulate", "device")
 PARTS = (
     "model.vision.depth",
     "model.modality_experts",
@@ -77,6 +79,9 @@ RULES: tuple[Rule, ...] = (
     Rule(("model.sparse.experts", "parallel.dispatcher", "device"), sparse.dispatcher_suits_device),
     Rule(("data.image_size", *IMAGES), images.patches_tile_images),
     Rule((*NATIVE, *IMAGES), images.native_images_fit),
+    Rule(("precision", "model.layers", "parallel.pipeline"), precision.plain_layers_fit),
+    Rule((*RECIPE, "precision.fp8_parameters", "parallel"), precision.eight_bit_parameters_are_sharded),
+    Rule((*RECIPE, *SHAPE, *SEQUENCE, *ENCODER, "model.sparse"), precision.products_suit_the_recipe),
     Rule(("steps", "schedule.warmup"), training.warmup_fits),
     Rule(("optim.weight_decay", "optim.decoupled"), training.decay_shrinks),
     Rule((*PARTS, "optim.rates"), freezing.something_learns),

@@ -17,6 +17,8 @@ ShareOf = Literal["packs", "tokens", "samples"]
 DecoderName = Literal["auto", "pillow", "simplejpeg", "dali"]
 VisionParallel = Literal["auto", "tensor", "data"]
 Dispatcher = Literal["kernels", "allgather", "alltoall", "deepep"]
+Recipe = Literal["plain", "fp8_delayed", "fp8_current", "fp8_blockwise", "mxfp8"]
+GradientFormat = Literal["auto", "e4m3", "e5m2"]
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,35 @@ class ParallelConfig:
 
 @dataclass(frozen=True)
 class PrecisionConfig:
-    """Numeric formats. Gradients are always accumulated and reduced in fp32."""
+    """Numeric formats. Gradients are always accumulated and reduced in fp32.
+
+    ``recipe`` is about the matrix products of transformer layers, the decoder's and the vision encoder's. Whatever it
+    says, routers, patch stem, connector, norms, attention scores and the output layer stay in ``dtype`` or above.
+    """
 
     dtype: Dtype = "bf16"
+    recipe: Recipe = "plain"
+    """How operands of those products are cast to 8 bits (config/recipes.py): plain = not at all. fp8_delayed: one scale
+    a tensor, from earlier amaxes; fp8_current: one a tensor, from its own; fp8_blockwise: one for 1 x 128 activations
+    and gradients, 128 x 128 weights; mxfp8: a power of two for 32 values."""
+    emulate: bool = False
+    """Compute the recipe with torch's casts (megatron_nmm/precision) where a GPU has Transformer Engine, too; a CPU
+    always does. Same numbers, no speed."""
+    gradients: GradientFormat = "auto"
+    """8-bit format of gradients; forward operands are e4m3. auto = e5m2 with one scale a tensor, e4m3 with blocks."""
+    plain_first: int = 0
+    """Decoder layers at the beginning that stay plain."""
+    plain_last: int = 0
+    """Decoder layers at the end that stay plain."""
+    amax_history: int = 1024
+    """fp8_delayed: microbatches whose amaxes are remembered."""
+    amax_rule: Literal["max", "most_recent"] = "max"
+    """fp8_delayed: which of them makes the scale."""
+    amax_over: Literal["data", "tensor"] = "data"
+    """fp8_delayed: ranks that share one amax: those of the tensor group, or all data ranks' as well."""
+    fp8_parameters: bool = False
+    """Keep weights of these products in 8 bits between steps, and gather them as such, beside the optimizer's sharded
+    fp32 ones. Transformer Engine alone."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ class CpuDevice:
     name = "cpu"
     backend = "gloo"
     attention_backend: AttentionBackend = "per_document"
+    eight_bit_products = False
     fused_weight_gradient = True
     writes_first_gradient = True
     elementwise: Elementwise = "few_passes"  # compiling would need a compiler on the user's machine

@@ -15,6 +15,7 @@ class CudaDevice:
     name = "gpu"
     backend = "nccl"
     attention_backend: AttentionBackend = "flex"
+    eight_bit_products = True
     fused_weight_gradient = find_spec("fused_weight_gradient_mlp_cuda") is not None  # part of apex
     writes_first_gradient = False
     elementwise: Elementwise = "compiled"

@@ -1,13 +1,12 @@
 """What DeepEP needs beside it: a wrong version hangs in the first collective, so it is named before there is one."""
 
-import importlib.metadata
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from megatron_nmm.config.fault import Fault, config_error
+from megatron_nmm.config.needs import installed
+from megatron_nmm.config.recipes import Version, text
 
-Version = tuple[int, ...]
 KEY, OTHERWISE = "parallel.dispatcher", "or use parallel.dispatcher kernels"
 
 
@@ -38,30 +37,14 @@ def require_deepep() -> None:
 
 
 def _faults() -> Iterator[Fault]:
-    found = _version("deep_ep", "deep-ep")
+    found = installed("deep_ep", "deep-ep")
     if found is None:
         fact = "parallel.dispatcher deepep needs the package deep_ep, which is not installed"
         yield Fault(KEY, fact, f"build DeepEP from its sources for this machine's GPUs, {OTHERWISE}")
         return
     for need in NEEDS[min(max(found[0], min(NEEDS)), max(NEEDS))]:
-        version, wanted = _version(*need.packages), _text(need.lowest)
+        version, wanted = installed(*need.packages), text(need.lowest)
         if version is None or version < need.lowest:
-            has = "is not installed" if version is None else f"is {_text(version)}"
-            fact = f"deep_ep {_text(found)} needs {need.packages[0]} {wanted} or newer ({need.why}), which {has}"
+            has = "is not installed" if version is None else f"is {text(version)}"
+            fact = f"deep_ep {text(found)} needs {need.packages[0]} {wanted} or newer ({need.why}), which {has}"
             yield Fault(KEY, fact, f"pip install '{need.packages[0]}>={wanted}', {OTHERWISE}")
-
-
-def _version(*packages: str) -> Version | None:
-    """The numbers of the first of ``packages`` that is installed; None when none is."""
-    for package in packages:
-        try:
-            text = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        numbers = re.match(r"\d+(\.\d+)*", text)
-        return tuple(int(number) for number in numbers.group().split(".")) if numbers else (0,)
-    return None
-
-
-def _text(version: Version) -> str:
-    return ".".join(map(str, version))

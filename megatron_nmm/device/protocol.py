@@ -28,6 +28,8 @@ class Device(Protocol):
     elementwise: Elementwise
     """How norms and gates are computed: by kernels compiled for the device, or in few passes over memory."""
 
+    eight_bit_products: bool
+    """Whether its hardware multiplies 8-bit floats, through Transformer Engine; else recipes of 8 bits are emulated."""
     fused_weight_gradient: bool
     """Whether linear layers can add their weight gradient straight into the fp32 buffer."""
     writes_first_gradient: bool

@@ -67,7 +67,7 @@ class NativeMultimodalModel(LanguageModule):
         layers = range(first, first + get_num_layers_to_build(config, **stage))
         self.decoder = TransformerBlock(
             config,
-            decoder_block(run, world.device.elementwise, layers),
+            decoder_block(run, world.device, layers),
             pre_process=self.pre_process,
             post_process=self.post_process,
             vp_stage=self.vp_stage,

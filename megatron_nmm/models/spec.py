@@ -6,28 +6,10 @@ from typing import Any
 
 from megatron_nmm.config import ModelConfig, RunConfig
 from megatron_nmm.config.schema_model import ModalityExperts
-from megatron_nmm.device.protocol import Elementwise
+from megatron_nmm.device.protocol import Device
 from megatron_nmm.models.attention.core import PackedAttention
-from megatron_nmm.models.norm import FewPassRMSNorm, RMSNorm
+from megatron_nmm.models.leaves import Leaves, layer_leaves
 from megatron_nmm.models.planned import PlannedLayer
-from megatron_nmm.models.sparse.experts import GroupedExperts, LoopedExperts, SparseExperts
-from megatron_nmm.models.swiglu import SwiGLU
-
-
-@dataclass(frozen=True)
-class Leaves:
-    """The modules a device brings to the tree."""
-
-    norm: type[RMSNorm]
-    activation: type[SwiGLU] | None
-    """None = megatron-core's own fused SwiGLU."""
-    experts: type[SparseExperts]
-
-
-LEAVES: dict[Elementwise, Leaves] = {
-    "compiled": Leaves(RMSNorm, None, GroupedExperts),
-    "few_passes": Leaves(FewPassRMSNorm, SwiGLU, LoopedExperts),
-}
 
 
 @dataclass(frozen=True)
@@ -37,6 +19,8 @@ class Branch:
     module: Any
     column: Any
     row: Any
+    projection: Any = None
+    """A row-parallel layer in which text and visual rows part; None = the module has none."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +37,15 @@ def branches() -> dict[ModalityExperts, Branches]:
     from megatron.core.transformer.attention import SelfAttention
     from megatron.core.transformer.mlp import MLP
 
-    from megatron_nmm.models.experts.attention import ModalitySelfAttention
+    from megatron_nmm.models.experts.attention import ModalityProjection, ModalitySelfAttention
     from megatron_nmm.models.experts.linear import LocalColumnParallelLinear, LocalRowParallelLinear
     from megatron_nmm.models.experts.mlp import ModalityMLP
 
     attention = Branch(SelfAttention, ColumnParallelLinear, RowParallelLinear)
     mlp = Branch(MLP, ColumnParallelLinear, RowParallelLinear)
-    expert_attention = Branch(ModalitySelfAttention, LocalColumnParallelLinear, LocalRowParallelLinear)
+    expert_attention = Branch(
+        ModalitySelfAttention, LocalColumnParallelLinear, LocalRowParallelLinear, ModalityProjection
+    )
     expert_mlp = Branch(ModalityMLP, LocalColumnParallelLinear, LocalRowParallelLinear)
     return {
         "none": Branches(attention, mlp),
@@ -73,7 +59,9 @@ def dense_mlp(model: ModelConfig, leaves: Leaves) -> Any:
     from megatron.core.transformer.mlp import MLPSubmodules
 
     mlp = branches()[model.modality_experts].mlp
-    parts = MLPSubmodules(linear_fc1=mlp.column, linear_fc2=mlp.row, activation_func=leaves.activation)
+    parts = MLPSubmodules(
+        linear_fc1=leaves.linear(mlp.column), linear_fc2=leaves.linear(mlp.row), activation_func=leaves.activation
+    )
     return partial(mlp.module.as_mlp_submodule, submodules=parts)
 
 
@@ -95,10 +83,13 @@ def decoder_layer(model: ModelConfig, leaves: Leaves, mlp: Any) -> Any:
 
     parts = branches()[model.modality_experts].attention
     head_norm = leaves.norm if model.qk_norm else None
+    settings: dict[str, Any] = {"attn_mask_type": AttnMaskType.causal}
+    if parts.projection:
+        settings["projection"] = leaves.linear(parts.projection)
     attention = SelfAttentionSubmodules(
-        linear_qkv=parts.column,
+        linear_qkv=leaves.linear(parts.column),
         core_attention=PackedAttention,
-        linear_proj=parts.row,
+        linear_proj=leaves.linear(parts.row),
         q_layernorm=head_norm,
         k_layernorm=head_norm,
     )
@@ -106,9 +97,7 @@ def decoder_layer(model: ModelConfig, leaves: Leaves, mlp: Any) -> Any:
         module=PlannedLayer,
         submodules=TransformerLayerSubmodules(
             input_layernorm=leaves.norm,
-            self_attention=ModuleSpec(
-                module=parts.module, params={"attn_mask_type": AttnMaskType.causal}, submodules=attention
-            ),
+            self_attention=ModuleSpec(module=parts.module, params=settings, submodules=attention),
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=leaves.norm,
             mlp=mlp,
@@ -117,14 +106,14 @@ def decoder_layer(model: ModelConfig, leaves: Leaves, mlp: Any) -> Any:
     )
 
 
-def decoder_block(run: RunConfig, elementwise: Elementwise, layers: range) -> Any:
+def decoder_block(run: RunConfig, device: Device, layers: range) -> Any:
     """Submodules of a TransformerBlock of the decoder's ``layers`` (from 0) and a final norm."""
     from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 
-    model, leaves = run.model, LEAVES[elementwise]
-    sparse = set(model.sparse_layers)
-    specs = [
-        decoder_layer(model, leaves, sparse_mlp(run, leaves) if layer in sparse else dense_mlp(model, leaves))
-        for layer in layers
-    ]
-    return TransformerBlockSubmodules(layer_specs=specs, layer_norm=leaves.norm)
+    model, sparse = run.model, set(run.model.sparse_layers)
+    specs, norm = [], layer_leaves(run.precision, device, 0, model.layers).norm
+    for layer in layers:
+        leaves = layer_leaves(run.precision, device, layer, model.layers)
+        mlp = sparse_mlp(run, leaves) if layer in sparse else dense_mlp(model, leaves)
+        specs.append(decoder_layer(model, leaves, mlp))
+    return TransformerBlockSubmodules(layer_specs=specs, layer_norm=norm)

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 
+from megatron_nmm.config.recipes import is_state
 from megatron_nmm.errors import CheckpointError
 from megatron_nmm.parallel.experts import replicas
 from megatron_nmm.parallel.world import World
@@ -82,13 +83,14 @@ def _first_replica(replica_id: int | tuple[int, ...]) -> bool:
 def pieces(model: torch.nn.Module, values: Values = parameter) -> Iterator[Any]:
     """ShardedTensors of this rank whose ``data`` is ``values`` of the parameter, factories (SwiGLU) taken apart.
 
-    Parameters without such values are left out.
+    Parameters without such values are left out, and so is what number formats remember: it is no weight.
     """
     from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 
     entries = cast(Any, model).module.sharded_state_dict(metadata={"non_homogeneous_layers": True})
     for entry in entries.values():
-        data = values(entry.data) if isinstance(entry, ShardedTensor | ShardedTensorFactory) else None
+        weight = isinstance(entry, ShardedTensor | ShardedTensorFactory) and not is_state(entry.key)
+        data = values(entry.data) if weight else None
         if data is None:
             continue
         if isinstance(entry, ShardedTensorFactory):

@@ -38,12 +38,15 @@ def main(
 
 def _train(run: RunConfig) -> None:
     from megatron_nmm.device.deepep import require_deepep
+    from megatron_nmm.device.eight_bits import require_eight_bits
     from megatron_nmm.device.select import select
     from megatron_nmm.parallel.world import World
 
     if run.model.sparse.experts and run.parallel.dispatcher == "deepep":
         require_deepep()
-    world = World.start(run.parallel, select(run.device), run.seed, run.threads)
+    device = select(run.device)
+    require_eight_bits(run, device, int(os.environ.get("WORLD_SIZE", "1")))
+    world = World.start(run.parallel, device, run.seed, run.threads)
     # Modules of megatron-core come in with the loop; the device has to be ready for them.
     from megatron_nmm.train.loop import train
 

@@ -39,9 +39,9 @@ class ModalitySelfAttention(Planned, SelfAttention):
     layers in ``submodules`` must be those of models/experts/linear.py.
     """
 
-    def __init__(self, config: Any, submodules: Any, *arguments: Any, **settings: Any) -> None:
-        """As megatron-core's SelfAttention, twice."""
-        super().__init__(config, replace(submodules, linear_proj=ModalityProjection), *arguments, **settings)
+    def __init__(self, config: Any, submodules: Any, *arguments: Any, projection: Any, **settings: Any) -> None:
+        """As megatron-core's SelfAttention, twice; ``projection`` builds a ModalityProjection."""
+        super().__init__(config, replace(submodules, linear_proj=projection), *arguments, **settings)
         self.visual = SelfAttention(config, replace(submodules, core_attention=IdentityOp), *arguments, **settings)
         cast(ModalityProjection, self.linear_proj).pair_with(self.visual.linear_proj)
 

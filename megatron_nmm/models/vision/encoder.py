@@ -18,6 +18,7 @@ from megatron_nmm.config import RunConfig
 from megatron_nmm.data.batch import Batch
 from megatron_nmm.models.attention.core import BACKENDS, AttentionPlan
 from megatron_nmm.models.attention.layout import PackedLayout
+from megatron_nmm.models.leaves import leaves
 from megatron_nmm.models.patch_stem import PatchStem
 from megatron_nmm.models.rows import take_rows
 from megatron_nmm.models.vision.connector import connector
@@ -44,7 +45,7 @@ class VisionEncoder(MegatronModule):
         self.patch_stem = PatchStem(own, vision.patch_values)
         self.block = TransformerBlock(
             own,
-            encoder_block(vision, own, world.device.elementwise),
+            encoder_block(vision, own, leaves(run.precision, world.device)),
             post_layer_norm=vision.final_norm,
             pg_collection=encoder_groups(world, placed),
         )

@@ -4,9 +4,8 @@ from functools import partial
 from typing import Any
 
 from megatron_nmm.config.schema_model import VisionConfig
-from megatron_nmm.device.protocol import Elementwise
 from megatron_nmm.models.attention.core import PackedAttention, WindowAttention
-from megatron_nmm.models.spec import LEAVES, Leaves
+from megatron_nmm.models.leaves import Leaves
 from megatron_nmm.models.vision.gelu import Gelu
 from megatron_nmm.models.vision.layer_scale import LayerScale
 
@@ -26,15 +25,15 @@ def encoder_layer(vision: VisionConfig, config: Any, leaves: Leaves, windowed: b
     if vision.layer_scale:
         join = ModuleSpec(module=LayerScale, params={"config": config, "start": vision.layer_scale})
     attention = SelfAttentionSubmodules(
-        linear_qkv=_without_bias,
+        linear_qkv=partial(_without_bias, leaves.linear(ColumnParallelLinear)),
         core_attention=WindowAttention if windowed else PackedAttention,
-        linear_proj=RowParallelLinear,
+        linear_proj=leaves.linear(RowParallelLinear),
         q_layernorm=head_norm,
         k_layernorm=head_norm,
     )
     mlp = MLPSubmodules(
-        linear_fc1=ColumnParallelLinear,
-        linear_fc2=RowParallelLinear,
+        linear_fc1=leaves.linear(ColumnParallelLinear),
+        linear_fc2=leaves.linear(RowParallelLinear),
         activation_func=Gelu if vision.mlp == "gelu" else leaves.activation,
     )
     return ModuleSpec(
@@ -52,18 +51,15 @@ def encoder_layer(vision: VisionConfig, config: Any, leaves: Leaves, windowed: b
     )
 
 
-def _without_bias(*args: Any, **kwargs: Any) -> Any:
+def _without_bias(build: Any, *args: Any, **kwargs: Any) -> Any:
     """Queries, keys and values have no bias, also where the other matrices have one (NaViL)."""
-    from megatron.core.tensor_parallel.layers import ColumnParallelLinear
-
-    return ColumnParallelLinear(*args, **{**kwargs, "bias": False})
+    return build(*args, **{**kwargs, "bias": False})
 
 
-def encoder_block(vision: VisionConfig, config: Any, elementwise: Elementwise) -> Any:
+def encoder_block(vision: VisionConfig, config: Any, leaves: Leaves) -> Any:
     """Submodules of a TransformerBlock of ``vision.depth`` layers, with a final norm where ``vision`` has one."""
     from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 
-    leaves = LEAVES[elementwise]
     windowed = [bool(vision.window) and layer not in vision.full_layers for layer in range(vision.depth)]
     return TransformerBlockSubmodules(
         layer_specs=[encoder_layer(vision, config, leaves, each) for each in windowed],

@@ -62,13 +62,14 @@ def plan_of(kind: torch.Tensor, sparse: SparseConfig) -> SparsePlan:
 
 def _run(place: Place, run: RunConfig, bias: torch.Tensor | None) -> tuple[plain.State, Result]:
     """The weights that a layer drew, and what it did with them."""
-    from megatron_nmm.models.spec import LEAVES, sparse_mlp
+    from megatron_nmm.models.leaves import leaves
+    from megatron_nmm.models.spec import sparse_mlp
     from megatron_nmm.models.to_mcore import transformer_config
 
     x, grad, kind = tokens()
     with place.world(run.parallel) as world:
         torch.manual_seed(1)
-        build = sparse_mlp(run, LEAVES[world.device.elementwise])
+        build = sparse_mlp(run, leaves(run.precision, world.device))
         layer: Any = build(transformer_config(run, world), pg_collection=world.groups, is_mtp_layer=False, name=None)
         with torch.no_grad():
             for weight in layer.parameters():

@@ -1,0 +1,54 @@
+"""The modules that a device and a number format bring to the spec trees, as a table."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from megatron_nmm.config import PrecisionConfig
+from megatron_nmm.device.protocol import Device, Elementwise
+from megatron_nmm.models.norm import FewPassRMSNorm, RMSNorm
+from megatron_nmm.models.sparse.emulated import emulated_experts
+from megatron_nmm.models.sparse.experts import GroupedExperts, LoopedExperts
+from megatron_nmm.models.swiglu import SwiGLU
+from megatron_nmm.precision.emulate import emulated
+from megatron_nmm.precision.select import backend
+
+
+def as_it_is(layer_class: Any) -> Any:
+    """megatron-core's layer itself."""
+    return layer_class
+
+
+@dataclass(frozen=True)
+class Leaves:
+    """What stands at the ends of the tree."""
+
+    norm: Any
+    activation: type[SwiGLU] | None
+    """None = megatron-core's own fused SwiGLU."""
+    experts: Any
+    linear: Callable[[Any], Any] = as_it_is
+    """From a parallel linear layer's class to what builds it: where a matrix product is another's."""
+
+
+PLAIN: dict[Elementwise, Leaves] = {
+    "compiled": Leaves(RMSNorm, None, GroupedExperts),
+    "few_passes": Leaves(FewPassRMSNorm, SwiGLU, LoopedExperts),
+}
+"""Those of products in the run's dtype."""
+
+
+def leaves(precision: PrecisionConfig, device: Device) -> Leaves:
+    """The leaves of layers that are not plain."""
+    own = PLAIN[device.elementwise]
+    if backend(precision, device) == "local":
+        return own
+    return replace(
+        own, linear=lambda layer_class: emulated(layer_class, precision), experts=emulated_experts(precision)
+    )
+
+
+def layer_leaves(precision: PrecisionConfig, device: Device, layer: int, layers: int) -> Leaves:
+    """Those of decoder layer ``layer`` (from 0) of ``layers``: the first and the last may be plain."""
+    plain = layer < precision.plain_first or layer >= layers - precision.plain_last
+    return PLAIN[device.elementwise] if plain else leaves(precision, device)
