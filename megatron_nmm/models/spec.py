@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from megatron_nmm.config import ModelConfig, RunConfig
+from megatron_nmm.config.recipes import row_multiple
 from megatron_nmm.config.schema_model import ModalityExperts
 from megatron_nmm.device.protocol import Device
 from megatron_nmm.models.attention.core import PackedAttention
@@ -70,7 +71,13 @@ def sparse_mlp(run: RunConfig, leaves: Leaves) -> Any:
     # Here, because nmm_kernels is needed by no other model.
     from megatron_nmm.models.sparse.mlp import SparseMLP
 
-    return partial(SparseMLP, sparse=run.model.sparse, dispatcher=run.parallel.dispatcher, experts=leaves.experts)
+    return partial(
+        SparseMLP,
+        sparse=run.model.sparse,
+        dispatcher=run.parallel.dispatcher,
+        experts=leaves.experts,
+        align=row_multiple(run.precision),
+    )
 
 
 def decoder_layer(model: ModelConfig, leaves: Leaves, mlp: Any) -> Any:

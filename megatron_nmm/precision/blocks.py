@@ -61,7 +61,7 @@ class Lost:
     underflow: torch.Tensor
     """Values other than 0 that became 0."""
     overflow: torch.Tensor
-    """Values beyond the largest, which became that."""
+    """Values that were cut off at the largest."""
 
 
 def cast_blocks(
@@ -81,4 +81,4 @@ def cast_blocks(
 
 def lost_in(scaled: torch.Tensor, values: torch.Tensor, float8: Float8, size: int) -> Lost:
     """Counts of ``scaled`` values and what they became; ``size`` leaves padding out."""
-    return Lost(size, ((values == 0) & (scaled != 0)).sum(), (scaled.abs() > float8.largest).sum())
+    return Lost(size, ((values == 0) & (scaled != 0)).sum(), (scaled.abs() > float8.cut_off).sum())

@@ -18,11 +18,13 @@ class Float8:
     dtype: torch.dtype
     largest: float
     """Largest finite value; what is larger becomes this."""
+    cut_off: float
+    """What is beyond this becomes the largest value by being cut off, and not by rounding."""
 
 
 FORMATS: dict[Format, Float8] = {
-    "e4m3": Float8(torch.float8_e4m3fn, 448.0),
-    "e5m2": Float8(torch.float8_e5m2, 57344.0),
+    "e4m3": Float8(torch.float8_e4m3fn, 448.0, 464.0),
+    "e5m2": Float8(torch.float8_e5m2, 57344.0, 61440.0),
 }
 """e4m3: 3 bits of mantissa, down to 2^-9. e5m2: 2 bits of mantissa, down to 2^-16."""
 

@@ -149,7 +149,18 @@ def routing_line(record: Record) -> str:
     )
 
 
-MEASURED = {"telemetry": telemetry_line, "routing": routing_line}
+def casts_line(record: Record) -> str:
+    """A record of casts in one line: for each operand the product that loses most."""
+    worst = []
+    for loss in ("underflow", "overflow"):
+        for operand, shares in record[loss].items():
+            share, product = max(zip(shares, record["products"], strict=True))
+            if share:
+                worst.append(f"{operand} {loss} {100 * share:.2g} % ({product})")
+    return f"casts of step {record['step']}: {', '.join(worst) or 'nothing lost'}"
+
+
+MEASURED = {"telemetry": telemetry_line, "routing": routing_line, "casts": casts_line}
 """What says a measurement in one line, by its event."""
 
 

@@ -16,6 +16,7 @@ from megatron_nmm.parallel.losses import LossSums
 from megatron_nmm.parallel.world import World
 from megatron_nmm.train import metrics
 from megatron_nmm.train.cadence import due
+from megatron_nmm.train.casts_plot import casts_plot
 from megatron_nmm.train.collapse import alarms
 from megatron_nmm.train.console import Screen, alarm_line, intake_line, validation_line
 from megatron_nmm.train.data_notes import DataNotes
@@ -26,6 +27,7 @@ from megatron_nmm.train.optim import Update
 from megatron_nmm.train.plots import loss_plot
 from megatron_nmm.train.record import (
     alarm_record,
+    casts_record,
     intake,
     routing_record,
     step_record,
@@ -38,7 +40,11 @@ from megatron_nmm.train.telemetry_plot import telemetry_plot
 from megatron_nmm.train.tensorboard import Board
 
 PLOT = "loss.png"
-MEASURED_PLOTS = {"telemetry": ("telemetry.png", telemetry_plot), "routing": ("routing.png", routing_plot)}
+MEASURED_PLOTS = {
+    "telemetry": ("telemetry.png", telemetry_plot),
+    "routing": ("routing.png", routing_plot),
+    "casts": ("casts.png", casts_plot),
+}
 """Event -> the plot that runs with such records get: its name, and what draws it."""
 LOST, KEPT = "lines are lost", "lines are kept in memory"
 """What becomes of lines that a full disk refuses."""
@@ -135,6 +141,8 @@ class Journal:
         records = [telemetry_record(step, reading, self._elapsed())]
         if reading.routing is not None:
             records.append(routing_record(step, reading.routing, self._elapsed()))
+        if reading.casts is not None:
+            records.append(casts_record(step, reading.casts, self._elapsed()))
         for record in records:
             self._screen.telemetry(record)
             self._write(record)
@@ -183,7 +191,7 @@ class Journal:
                 plots.append(self._folder / name)
         self.say(intake_line(next(record for record in reversed(records) if record["event"] == "step")))
         if alarming := {record["step"] for record in records if record["event"] == "alarm"}:
-            where = " and ".join(map(str, plots[1:]))
+            where = " and ".join(str(plot) for plot in plots[1:] if plot.name != MEASURED_PLOTS["casts"][0])
             self.say(f"alarms in {len(alarming)} measured steps, last in step {max(alarming)}: see {where}")
         self.say(f"metrics {self._folder / metrics.NAME}, plots {', '.join(map(str, plots))}")
 

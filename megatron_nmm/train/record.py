@@ -7,6 +7,7 @@ from dataclasses import asdict
 from megatron_nmm.data.quarantine import Quarantine
 from megatron_nmm.data.raw.record import KINDS
 from megatron_nmm.parallel.losses import CONTEXTS, LossSums
+from megatron_nmm.train.casts import CastsReading
 from megatron_nmm.train.collapse import Alarm
 from megatron_nmm.train.evaluate import Validation
 from megatron_nmm.train.meter import Reading
@@ -107,6 +108,18 @@ def routing_record(step: int, reading: RoutingReading, elapsed_s: float) -> Reco
         "dead": [list(layer.dead) for layer in layers],
         "text": [list(layer.text) for layer in layers],
         "image": [list(layer.image) for layer in layers],
+        "elapsed_s": elapsed_s,
+    }
+
+
+def casts_record(step: int, reading: CastsReading, elapsed_s: float) -> Record:
+    """One line of metrics.jsonl for the casts of ``step``: shares by operand, lists with one entry a product."""
+    return {
+        "event": "casts",
+        "step": step,
+        "products": list(reading.products),
+        "underflow": {which: list(shares) for which, shares in reading.underflow.items()},
+        "overflow": {which: list(shares) for which, shares in reading.overflow.items()},
         "elapsed_s": elapsed_s,
     }
 

@@ -7,7 +7,7 @@ text and images alike.
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.distributed as dist
@@ -15,7 +15,9 @@ import torch.distributed as dist
 from megatron_nmm.config import RatesConfig, RunConfig
 from megatron_nmm.models.parts import VISUAL_PARTS, part_of
 from megatron_nmm.parallel.world import World
+from megatron_nmm.precision.select import backend
 from megatron_nmm.train.cadence import due
+from megatron_nmm.train.casts import CastCounts, CastsReading
 from megatron_nmm.train.features import TEXT, VISUAL, FeatureSums
 from megatron_nmm.train.optim import Optimizer, Update
 from megatron_nmm.train.routing import RoutingReading, RoutingSums
@@ -72,6 +74,8 @@ class TelemetryReading:
     visual_rows: int
     routing: RoutingReading | None = None
     """Where tokens went; None without sparse experts."""
+    casts: CastsReading | None = None
+    """What casts to 8 bits lost; None where none are emulated."""
 
     def side(self, *, visual: bool) -> PartReading | None:
         """The visual parts taken together, or all others; None where none of them trains."""
@@ -97,6 +101,8 @@ class Telemetry:
         self._features: FeatureSums | None = None
         self._routing: RoutingSums | None = None
         self._routed: RoutingReading | None = None
+        emulated = backend(run.precision, world.device) == "emulated"
+        self._casts = CastCounts(model, world) if emulated else None
         self._squares = torch.zeros(0)
 
     @contextmanager
@@ -109,7 +115,8 @@ class Telemetry:
         features = FeatureSums(self._run.model.layers, self._world)
         self._routing = RoutingSums(self._run.model, self._world) if self._run.model.sparse_layers else None
         routing = self._routing.watching(self._model) if self._routing else nullcontext()
-        with features.watching(self._model), routing:
+        casts = self._casts.watching() if self._casts else nullcontext()
+        with features.watching(self._model), routing, casts:
             yield
         self._squares = torch.zeros(
             len(PARTS), len(COLUMNS), dtype=torch.float64, device=self._world.device.torch_device
@@ -138,7 +145,8 @@ class Telemetry:
         squares, features, routing = sums.cpu().split(sizes)
         self._features = None
         self._routed = self._routing.reading(routing, before=self._routed) if self._routing else None
-        return _reading(squares.view(len(PARTS), len(COLUMNS)), features.view(-1, 2, 2), self._routed)
+        found = _reading(squares.view(len(PARTS), len(COLUMNS)), features.view(-1, 2, 2))
+        return replace(found, routing=self._routed, casts=self._casts.reading() if self._casts else None)
 
     def _row(self, shard: Shard) -> torch.Tensor:
         """The sums of the shard's part."""
@@ -151,7 +159,7 @@ def _square(values: torch.Tensor) -> torch.Tensor:
     return norm.square()
 
 
-def _reading(squares: torch.Tensor, features: torch.Tensor, routing: RoutingReading | None) -> TelemetryReading:
+def _reading(squares: torch.Tensor, features: torch.Tensor) -> TelemetryReading:
     """From the sums over all ranks: [parts, columns], [layers, modalities, (size, rows)]."""
     parts = {
         name: PartReading(math.sqrt(gradient), math.sqrt(weight), math.sqrt(update), math.sqrt(reach), int(values))
@@ -161,4 +169,4 @@ def _reading(squares: torch.Tensor, features: torch.Tensor, routing: RoutingRead
     sizes = features[..., 0] / features[..., 1]  # 0 / 0 is nan: no such rows
     text_rows, visual_rows = (int(rows) for rows in features[0, :, 1].tolist())
     text, visual = (tuple(sizes[:, modality].tolist()) for modality in (TEXT, VISUAL))
-    return TelemetryReading(parts, text, visual, text_rows, visual_rows, routing)
+    return TelemetryReading(parts, text, visual, text_rows, visual_rows)

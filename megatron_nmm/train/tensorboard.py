@@ -85,6 +85,16 @@ def _routing(record: Record) -> Tags:
     return tags
 
 
+def _casts(record: Record) -> Tags:
+    """Shares lost, by operand first."""
+    return {
+        f"casts/{loss}/{operand}/{product}": share
+        for loss in ("underflow", "overflow")
+        for operand, shares in record[loss].items()
+        for product, share in zip(record["products"], shares, strict=True)
+    }
+
+
 def _alarm(record: Record) -> Tags:
     return {f"telemetry/alarm/{record['rule']}": record["value"]}
 
@@ -94,6 +104,7 @@ EVENTS = {
     "validation": _losses,
     "telemetry": _telemetry,
     "routing": _routing,
+    "casts": _casts,
     "alarm": _alarm,
 }
 """What becomes of a record, by its event."""

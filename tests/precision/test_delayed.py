@@ -67,3 +67,13 @@ def test_a_recomputed_pass_has_the_scales_of_its_first_one() -> None:
     assert first == [1.0, 224.0] and learnt == 112.0
     assert [used(of, amax) for amax in (2.0, 4.0)] == first
     assert scale[0].item() == learnt
+
+
+def test_what_has_grown_since_is_cut_off_and_counted() -> None:
+    of, _, _ = casts(amax_history=1)
+    used(of, 1.0)
+    matrix = torch.tensor([[1.0, 1.03, 1.05, -2.0]])
+    scales = of.scales({"input": matrix}, training=True, recomputes=False)
+    operand, lost = of.read("input", matrix, scales, count=True)
+    assert operand.values.tolist() == [[448.0, 448.0, 448.0, -448.0]]
+    assert lost is not None and (lost.values, int(lost.overflow)) == (4, 2)

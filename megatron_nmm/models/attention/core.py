@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from megatron_nmm.config import RunConfig
+from megatron_nmm.config.recipes import row_multiple
 from megatron_nmm.data.batch import Batch
 from megatron_nmm.device.protocol import AttentionBackend
 from megatron_nmm.models.attention import flex, per_document, per_piece
@@ -73,7 +74,7 @@ class AttentionPlan:
             backend.prepare(layout, device),
             backend,
             share.to(device),
-            Routing.of(batch, device, share),
+            Routing.of(batch, device, share, row_multiple(run.precision)),
             sparse,
         )
 

@@ -1,8 +1,9 @@
 """Rows to their experts and back: every token meets the weights of its own modality only.
 
 Both ways are copies by a permutation, forward and backward; torch's own gradient of a gather would be a scatter-add.
-The expert of an absent modality gets one row of zeros: megatron-core's layers do not take zero rows, and an expert that
-did not run would have no gradient instead of one of zero. Shapes: T rows, N text rows, T - N visual rows.
+Rows are filled up with zeros to what products in 8 bits want. The expert of an absent modality gets a row at least:
+megatron-core's layers do not take zero rows, and an expert that did not run would have no gradient instead of one of
+zero. Shapes: T rows, N text rows, T - N visual rows.
 """
 
 from typing import Any
@@ -49,18 +50,22 @@ class _Join(torch.autograd.Function):
 
 def _apart(x: torch.Tensor, routing: Routing) -> tuple[torch.Tensor, torch.Tensor]:
     if routing.text == len(x):
-        return x, _stand_in(x)
-    text, visual = routing.order[: routing.text], routing.order[routing.text :]
-    return x.index_select(0, text) if routing.text else _stand_in(x), x.index_select(0, visual)
+        return _filled(x, routing.multiple), _filled(x[:0], routing.multiple)
+    text, visual = (x.index_select(0, rows) for rows in (routing.order[: routing.text], routing.order[routing.text :]))
+    return _filled(text, routing.multiple), _filled(visual, routing.multiple)
 
 
 def _together(text: torch.Tensor, visual: torch.Tensor, routing: Routing) -> torch.Tensor:
-    """The inverse of ``_apart``: a row that stood in for an absent modality is left out."""
-    if routing.text == len(text) == len(routing.home):
+    """The inverse of ``_apart``: rows of zeros are left out."""
+    rows = len(routing.home)
+    text, visual = text[: routing.text], visual[: rows - routing.text]
+    if routing.text == rows:
         return text
     both = torch.cat([text, visual]) if routing.text else visual
     return both.index_select(0, routing.home)
 
 
-def _stand_in(x: torch.Tensor) -> torch.Tensor:
-    return x.new_zeros(1, *x.shape[1:])
+def _filled(x: torch.Tensor, multiple: int) -> torch.Tensor:
+    """``x`` with rows of zeros behind it: at least a row, and a multiple of ``multiple``."""
+    missing = -len(x) % multiple if len(x) else multiple
+    return torch.cat([x, x.new_zeros(missing, *x.shape[1:])]) if missing else x

@@ -30,11 +30,13 @@ class SparseMLP(MoELayer):
         sparse: SparseConfig,
         dispatcher: Dispatcher,
         experts: type[SparseExperts],
+        align: int = 1,
         **settings: Any,
     ) -> None:
-        """``config`` is megatron-core's TransformerConfig; ``settings`` are MoELayer's."""
+        """``config`` is megatron-core's TransformerConfig; ``settings`` are MoELayer's. ``align``: what our dispatcher
+        makes every expert's rows a multiple of; megatron-core's experts fill up by themselves behind its own."""
         ours = dispatcher == "kernels"
         router = partial(SparseRouter, sparse=sparse, many_hot=not ours)
         super().__init__(config, MoESubmodules(experts=experts, router=router), **settings)
         if ours:
-            self.token_dispatcher = KernelDispatcher(sparse.experts, config, settings["pg_collection"])
+            self.token_dispatcher = KernelDispatcher(sparse.experts, config, settings["pg_collection"], align)

@@ -15,6 +15,7 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_block import TransformerBlock
 
 from megatron_nmm.config import RunConfig
+from megatron_nmm.config.recipes import row_multiple
 from megatron_nmm.data.batch import Batch
 from megatron_nmm.models.attention.core import BACKENDS, AttentionPlan
 from megatron_nmm.models.attention.layout import PackedLayout
@@ -42,6 +43,7 @@ class VisionEncoder(MegatronModule):
         super().__init__(own)
         self.vision, self.placed, self.world = vision, placed, world
         self.tp_group = world.groups.tp
+        self._multiple = row_multiple(run.precision)
         self.patch_stem = PatchStem(own, vision.patch_values)
         self.block = TransformerBlock(
             own,
@@ -108,6 +110,7 @@ class VisionEncoder(MegatronModule):
             parallel.context * parallel.tensor if alone else parallel.context,
             world.context_rank * parallel.tensor + world.tensor_rank if alone else world.context_rank,
             parallel.tensor if self.config.sequence_parallel else 1,
+            self._multiple,
         )
 
     def _patches(self, batch: Batch, share: Share) -> torch.Tensor:

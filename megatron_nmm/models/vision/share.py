@@ -4,6 +4,7 @@ A unit is the square of s x s patches that becomes one token. Views are whole; w
 nothing to encode, a padding view of zeros stands at the end, and no token reads it.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -58,29 +59,28 @@ def spread(costs: Sequence[int], workers: int) -> list[int]:
     return owner
 
 
-def shares(grids: Sequence[Grid], vision: VisionConfig, workers: int, worker: int, split: int) -> Shares:
+def shares(
+    grids: Sequence[Grid], vision: VisionConfig, workers: int, worker: int, split: int, multiple: int = 1
+) -> Shares:
     """The share of ``worker`` among ``workers``, each of whom has its own views, and the way back for all of them.
 
     ``split`` is how many ranks divide the rows of one share between them: the tensor group, where it is one worker
-    under sequence parallelism, else 1.
+    under sequence parallelism, else 1. ``multiple`` is what the patches of each rank are a multiple of, for products in
+    8 bits.
     """
     unit = vision.shuffle**2
+    filled = math.lcm(unit, multiple)
     costs = [rows * columns for rows, columns in grids]
     owner = spread(costs, workers)
     of_worker = [[view for view in range(len(grids)) if owner[view] == each] for each in range(workers)]
-    most = max(_padded(sum(costs[view] for view in views), unit * split) // unit for views in of_worker)
+    most = max(_up(sum(costs[view] for view in views), filled * split) // unit for views in of_worker)
     homes: list[Ints] = [np.zeros(0, dtype=np.int64)] * len(grids)
     for each, views in enumerate(of_worker):
         found = _homes(views, grids, vision, each * most)
         ends = np.cumsum([costs[view] // unit for view in views], dtype=np.int64)
         for view, home in zip(views, np.split(found, ends[:-1]), strict=False):
             homes[view] = home
-    return Shares(_share(of_worker[worker], grids, costs, vision, unit * split), _join(homes), most)
-
-
-def _padded(patches: int, unit: int) -> int:
-    """The next multiple of ``unit``, at least one."""
-    return max(unit, -(-patches // unit) * unit)
+    return Shares(_share(of_worker[worker], grids, costs, vision, filled * split), _join(homes), most)
 
 
 def _share(views: Sequence[int], grids: Sequence[Grid], costs: Sequence[int], vision: VisionConfig, unit: int) -> Share:
@@ -91,7 +91,7 @@ def _share(views: Sequence[int], grids: Sequence[Grid], costs: Sequence[int], vi
     order = [(each.order[:, None] * len(inside) + inside).reshape(-1) for each in found]
     where = [places(*grids[view], vision.shuffle) for view in views]
     real = sum(costs[view] for view in views)
-    padding = _padded(real, unit) - real
+    padding = _up(real, unit) - real
     fill = np.zeros(padding, dtype=np.int64)
     rest = np.array([padding][: min(padding, 1)], dtype=np.int64)
     return Share(
@@ -101,6 +101,11 @@ def _share(views: Sequence[int], grids: Sequence[Grid], costs: Sequence[int], vi
         views=_join([np.array([costs[view] for view in views], dtype=np.int64), rest]),
         windows=_join([*(each.lengths for each in found), rest]),
     )
+
+
+def _up(patches: int, unit: int) -> int:
+    """The next multiple of ``unit``, which is the least."""
+    return max(unit, -(-patches // unit) * unit)
 
 
 def _homes(views: Sequence[int], grids: Sequence[Grid], vision: VisionConfig, start: int) -> Ints:

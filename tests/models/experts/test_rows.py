@@ -1,5 +1,6 @@
 """Splitting rows by modality and joining them again: copies both ways, forward and backward."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -95,3 +96,15 @@ def test_the_way_back_is_a_gather_and_never_a_scatter() -> None:
         join_rows(*split_rows(x, MIXED), MIXED).backward(torch.ones(7, 1, 3, dtype=torch.float64))
     assert operators.names.count("index_select") == 6
     assert not [name for name in operators.names if "add" in name or "scatter" in name or "index_put" in name]
+
+
+@pytest.mark.parametrize("plan", [MIXED, TEXT, VISUAL])
+def test_rows_are_filled_up_with_zeros_to_a_multiple(plan: Routing) -> None:
+    x = torch.randn(len(plan.home), 1, 3, dtype=torch.float64, requires_grad=True)
+    filled = replace(plan, multiple=4)
+    parts = split_rows(x, filled)
+    assert all(len(part) % 4 == 0 and len(part) for part in parts)
+    for part, real in zip(parts, (plan.text, len(plan.home) - plan.text), strict=True):
+        assert not part[real:].any()
+    assert torch.equal(join_rows(*parts, filled), x)
+    assert torch.autograd.gradcheck(lambda x: join_rows(*(p.sin() for p in split_rows(x, filled)), filled), x)

@@ -41,14 +41,15 @@ def test_windows_are_the_squares_of_the_grid(grid: tuple[int, int], window: int,
 
 @pytest.mark.parametrize("window", [0, 4])
 @pytest.mark.parametrize("shuffle", [1, 2])
+@pytest.mark.parametrize("multiple", [1, 32])
 @pytest.mark.parametrize(("workers", "split"), [(1, 1), (1, 4), (2, 1), (2, 4), (7, 1)])
-def test_every_token_comes_home(workers: int, split: int, shuffle: int, window: int) -> None:
+def test_every_token_comes_home(workers: int, split: int, multiple: int, shuffle: int, window: int) -> None:
     model, unit = vision(window, shuffle), shuffle**2
-    plans = [shares(GRIDS, model, workers, worker, split) for worker in range(workers)]
+    plans = [shares(GRIDS, model, workers, worker, split, multiple) for worker in range(workers)]
     handed = []
     for plan in plans:
         assert plan.mine.views.sum() == plan.mine.windows.sum() == len(plan.mine.rows) == plan.mine.length
-        assert plan.mine.length % (unit * split) == 0
+        assert plan.mine.length % (unit * split) == plan.mine.length % (multiple * split) == 0
         first = np.full(plan.tokens, -1)
         patches = plan.mine.patches.reshape(-1, unit)
         assert (np.diff(patches, axis=1) == 1).all(), "a merge group is never cut"
