@@ -12,6 +12,8 @@ FAULTY = 2
 """Exit code of a command that was given something it cannot use."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, the one a shell gives."""
+TAKEN_BACK = 75
+"""Exit code of a run that saved because its machine is taken back: queue it again (sysexits.h: a temporary failure)."""
 PATIENCE_S = 10.0
 """Longest that a process which leaves the speaking to another one waits to be ended by torchrun."""
 

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import resource
+from datetime import timedelta
 
 import torch
 
@@ -36,6 +37,14 @@ class CpuDevice:
         torch.set_num_threads(threads or max(1, cores // local_size))
         torch.set_flush_denormal(True)
         mcore_on_cpu.install()
+
+    def waited_s(self) -> float:
+        """0: gloo raises an error in the thread that waits."""
+        return 0.0
+
+    def collective_limit(self, limit_s: float) -> timedelta:
+        """The limit itself."""
+        return timedelta(seconds=limit_s)
 
     @property
     def torch_device(self) -> torch.device:

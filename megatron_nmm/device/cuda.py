@@ -1,12 +1,18 @@
 """One NVIDIA GPU as a training device: collectives over NCCL, megatron-core as it comes."""
 
 import os
+import time
+from datetime import timedelta
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 
 from megatron_nmm.device import quiet
+from megatron_nmm.device.flight import oldest_s
 from megatron_nmm.device.protocol import AttentionBackend, Elementwise
+
+WATCHDOG_LATER_S = 60.0
 
 
 class CudaDevice:
@@ -32,6 +38,15 @@ class CudaDevice:
         torch.cuda.set_device(local_rank)
         if threads:
             torch.set_num_threads(threads)
+
+    def waited_s(self) -> float:
+        """From torch's flight recorder: NCCL's collectives run behind the back of the thread that starts them."""
+        recorder: Any = torch._C._distributed_c10d
+        return oldest_s(recorder._dump_nccl_trace_json(onlyActive=True), time.time())
+
+    def collective_limit(self, limit_s: float) -> timedelta:
+        """A minute more: NCCL's watchdog aborts the process, and the report (train/roll_call.py) has to come first."""
+        return timedelta(seconds=limit_s + WATCHDOG_LATER_S)
 
     @property
     def torch_device(self) -> torch.device:

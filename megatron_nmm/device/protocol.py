@@ -3,6 +3,7 @@
 Model, training and checkpoint code never test for an accelerator; they call the ``Device`` they were given.
 """
 
+from datetime import timedelta
 from typing import Literal, Protocol
 
 import torch
@@ -37,6 +38,12 @@ class Device(Protocol):
 
     def start(self, local_rank: int, local_size: int, threads: int) -> None:
         """Claim this rank's hardware: ``local_rank`` of ``local_size`` on this machine; ``threads`` 0 = fair share."""
+
+    def waited_s(self) -> float:
+        """Seconds since the oldest collective that is not finished and will raise no error when it is late; else 0."""
+
+    def collective_limit(self, limit_s: float) -> timedelta:
+        """The limit to give the collectives' library so that a wait of ``limit_s`` seconds ends in a report of ours."""
 
     @property
     def torch_device(self) -> torch.device:

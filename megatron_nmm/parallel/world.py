@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -14,10 +13,19 @@ from megatron_nmm.config import ParallelConfig
 from megatron_nmm.device import seed as random_states
 from megatron_nmm.device.protocol import Device
 from megatron_nmm.errors import ConfigError, NMMError
+from megatron_nmm.parallel import meeting
+
+ENVIRONMENT = "env://"
+"""Where torchrun's processes meet, as torch.distributed spells it."""
 
 
 class RankTimeout(NMMError):
-    """A collective did not finish in time; names the rank and what it waited for."""
+    """A collective did not finish in time or lost a peer; names the rank and what it waited for."""
+
+    def __init__(self, message: str, *, speaks: bool | None = None) -> None:
+        """``speaks``: whether this rank is the one that tells of it; None = not settled among the ranks."""
+        super().__init__(message)
+        self.speaks = speaks
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,7 @@ class World:
         """
         rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", size))
-        init_method = "env://" if "MASTER_ADDR" in os.environ else None
+        init_method = ENVIRONMENT if "MASTER_ADDR" in os.environ else None
         if size > 1 and init_method is None:
             raise ConfigError(
                 f"WORLD_SIZE is {size} but MASTER_ADDR is not set, so this process cannot find the others; start the "
@@ -60,9 +68,11 @@ class World:
         from megatron.core import parallel_state
         from megatron.core.process_groups_config import ProcessGroupCollection
 
-        limit = timedelta(seconds=parallel.time_limit_s)
+        limit = device.collective_limit(parallel.time_limit_s)
         store = dist.HashStore() if init_method is None else None  # type: ignore[attr-defined]
         with _waiting("all ranks to join", rank, size, parallel):
+            if init_method == ENVIRONMENT:
+                store, init_method = meeting.by_environment(rank, size, limit), None
             dist.init_process_group(
                 device.backend, init_method=init_method, store=store, rank=rank, world_size=size, timeout=limit
             )
@@ -73,7 +83,7 @@ class World:
                 context_parallel_size=parallel.context,
                 expert_model_parallel_size=parallel.expert,
                 expert_tensor_parallel_size=1,
-                distributed_timeout_minutes=parallel.time_limit_s / 60,
+                distributed_timeout_minutes=limit.total_seconds() / 60,
             )
         random_states.start(seed)
         return World(device, parallel, rank, size, ProcessGroupCollection.use_mpu_process_groups())

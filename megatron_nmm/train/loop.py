@@ -21,16 +21,21 @@ from megatron_nmm.train.cadence import due
 from megatron_nmm.train.evaluate import evaluate
 from megatron_nmm.train.journal import Journal
 from megatron_nmm.train.optim import Optimizer
+from megatron_nmm.train.roll_call import RollCall
 from megatron_nmm.train.run_folder import claim
 from megatron_nmm.train.stop import Stop
 from megatron_nmm.train.telemetry import Telemetry
 
 
-def train(run: RunConfig, world: World) -> None:
-    """Train a native multimodal model from its last checkpoint to its last step, or until asked to stop. Collective."""
+def train(run: RunConfig, world: World) -> bool:
+    """Train a native multimodal model from its last checkpoint to its last step, or until asked to stop. Collective.
+
+    Returns whether it was stopped because its machines are taken back, and wants to go on elsewhere.
+    """
     with (
         claim(run, world),
         Stop(world.any, speaks=world.is_main) as stop,
+        RollCall(world) as roll_call,
         stream(run, world.data_rank, world.data_size, world.device.torch_device.index) as data,
         Journal(run, world) as journal,
     ):
@@ -47,6 +52,7 @@ def train(run: RunConfig, world: World) -> None:
         journal.say(data_line(run, data))
 
         for step in range(start + 1, run.steps + 1):
+            roll_call.step = step
             batches = data.next_step()
             with telemetry.watch(step):
                 losses = forward_backward(model, batches, world, sources=len(data.source_names))
@@ -64,6 +70,7 @@ def train(run: RunConfig, world: World) -> None:
                 journal.say(f"stopped after step {step}; start the same command again to continue from there")
                 break
         journal.finish()
+    return stop.taken_back
 
 
 def continue_run(

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from megatron_nmm.config import RunConfig
 from megatron_nmm.config.command_line import Recipe, parse
-from megatron_nmm.config.refusal import INTERRUPTED, refuse
+from megatron_nmm.config.refusal import FAULTY, INTERRUPTED, TAKEN_BACK, refuse
 from megatron_nmm.errors import ConfigError, NMMError
 from megatron_nmm.models.pipeline_plan import stage_note
 
@@ -29,7 +29,7 @@ def main(
         _require_launcher(run)
         _train(run)
     except NMMError as error:
-        raise SystemExit(refuse(error, speaks=_first_to_say(str(error)))) from None
+        raise SystemExit(_refused(error)) from None
     except KeyboardInterrupt:  # during training, Ctrl-C is Stop's affair
         if os.environ.get("RANK", "0") == "0":
             print("\nstopped outside of training; checkpoints are as they were", file=sys.stderr)
@@ -50,8 +50,11 @@ def _train(run: RunConfig) -> None:
     # Modules of megatron-core come in with the loop; the device has to be ready for them.
     from megatron_nmm.train.loop import train
 
-    train(run, world)
+    taken_back = train(run, world)
     world.close()
+    # torchrun takes every other exit code for a failure and would start the run again on the machine that goes away.
+    if taken_back and "TORCHELASTIC_RUN_ID" not in os.environ:
+        raise SystemExit(TAKEN_BACK)
 
 
 def _require_launcher(run: RunConfig) -> None:
@@ -64,6 +67,14 @@ def _require_launcher(run: RunConfig) -> None:
             f"{sizes}{experts} needs {needed} "
             f"processes, this is one; start it with: torchrun --nproc-per-node {needed} {' '.join(sys.argv)}"
         )
+
+
+def _refused(error: NMMError) -> int:
+    """Say ``error`` once for all ranks; the exit code."""
+    speaks: bool | None = getattr(error, "speaks", None)
+    if speaks is False:  # another rank has spoken already: nothing to wait for
+        return FAULTY
+    return refuse(error, speaks=True if speaks else _first_to_say(str(error)))
 
 
 def _first_to_say(message: str) -> bool:

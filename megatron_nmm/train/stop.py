@@ -1,9 +1,12 @@
-"""A request to stop, by Ctrl-C or SIGTERM: all ranks agree on it between two steps; a second Ctrl-C ends at once.
+"""A request to stop, by a signal: all ranks agree on it between two steps; a second Ctrl-C ends at once.
 
 Under torchrun the signals come from torchrun: it passes Ctrl-C and SIGTERM on to its processes, waits for them (30 s,
 or ``torchrun --shutdown-timeout SECONDS``: give more where a step and a checkpoint take longer), kills what is left,
 and ends with a traceback of its own (SignalException) that means nothing else. A second Ctrl-C reaches the processes as
 SIGTERM. A cluster's manager may send SIGTERM to torchrun and its processes alike, so SIGTERM alone never ends at once.
+It is also what torchrun sends when another process has died: whether there will be a checkpoint is known, and said,
+only once all ranks agree. SIGUSR1 is a manager's notice that the machines are taken back (examples/launch): the same
+request, and the run tells its caller that it wants to go on elsewhere.
 """
 
 import os
@@ -17,7 +20,7 @@ from typing import Any, Self
 
 from megatron_nmm.config.refusal import INTERRUPTED
 
-ASKS = (signal.SIGINT, signal.SIGTERM)
+ASKS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 APART_S = 0.5
 """Signals closer together than this are one request that came by two ways."""
 
@@ -35,7 +38,9 @@ class Stop:
         self._agree = agree
         self._speaks = speaks
         self._asked = threading.Event()
-        self._agreed = False
+        self._said = self._agreed = False
+        self.taken_back = False
+        """Whether this rank was told that its machine goes away."""
 
     def __enter__(self) -> Self:
         self._read, self._write = socket.socketpair()
@@ -57,7 +62,15 @@ class Stop:
     def requested(self) -> bool:
         """Whether any rank was asked to stop; the same answer on every rank. Call it once a step, on all of them."""
         self._agreed = self._agreed or self._agree(self._asked.is_set())
+        if self._agreed:
+            self._say()
         return self._agreed
+
+    def _say(self) -> None:
+        """Say that the run stops, once, from one rank."""
+        if self._speaks and not self._said:
+            os.write(2, b"\nstopping after this step, with a checkpoint (Ctrl-C again: at once, without)\n")
+        self._said = True
 
     def _listen(self) -> None:
         """Take signals until the block ends; each arrives as one byte, its number."""
@@ -65,16 +78,17 @@ class Stop:
         while received := self._read.recv(1):
             if received[0] not in ASKS:
                 continue
-            if interrupted is not None and time.monotonic() - interrupted > APART_S:
+            if received[0] == signal.SIGUSR1:
+                self.taken_back = True
+            elif interrupted is not None and time.monotonic() - interrupted > APART_S:
                 if self._speaks:
                     os.write(2, b"\nstopped at once; training continues from the last checkpoint when started again\n")
                 os._exit(INTERRUPTED)
             if interrupted is None and received[0] == signal.SIGINT:
                 interrupted = time.monotonic()
-            if not self._asked.is_set():
-                self._asked.set()
-                if self._speaks:
-                    os.write(2, b"\nstopping after this step, with a checkpoint (Ctrl-C again: at once, without)\n")
+            self._asked.set()
+            if received[0] == signal.SIGINT:  # somebody sits there and waits for an answer
+                self._say()
 
 
 def _let_the_thread_do_it(number: int, frame: FrameType | None) -> None:

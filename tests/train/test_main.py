@@ -11,6 +11,7 @@ import pytest
 
 from megatron_nmm.checkpoint.save import CHECKPOINTS
 from megatron_nmm.config.io import save
+from megatron_nmm.config.refusal import TAKEN_BACK
 from megatron_nmm.train import metrics
 from tests.train.runs import tiny_run
 
@@ -69,24 +70,34 @@ def test_an_error_of_all_ranks_is_said_once(folder: Path) -> None:
     assert 'recipe.py", line' not in error
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on(folder: Path) -> None:
-    run = folder / "interrupted"
-    arguments = ("--set", f"folder={run}", "--set", "save.every=0", "--set", "evaluate.every=0")
+def _interrupted(folder: Path, ask: signal.Signals, *arguments: str, after: int) -> tuple[int, str, str]:
+    """A run that gets a signal once it has taken step ``after``: its exit code and what it printed."""
     with _start(folder, *arguments, "--set", "steps=100000") as process:
         end = time.monotonic() + 120
-        while len(metrics.read(run / metrics.NAME)) < 3:
+        lines: list[metrics.Record] = []
+        while not lines or lines[-1]["step"] < after:
             assert process.poll() is None, process.communicate()
-            assert time.monotonic() < end, "three steps took two minutes"
+            assert time.monotonic() < end, f"{after} steps took two minutes"
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+            lines = metrics.read(folder / "interrupted" / metrics.NAME)
+        process.send_signal(ask)
         out, error = process.communicate(timeout=60)
+    return process.returncode, out, error
+
+
+def test_a_signal_saves_and_the_same_command_goes_on(folder: Path) -> None:
+    """Ctrl-C, and a cluster manager's notice, of which the caller learns by the exit code."""
+    run = folder / "interrupted"
+    arguments = ("--set", f"folder={run}", "--set", "save.every=0", "--set", "evaluate.every=0")
+    code, out, error = _interrupted(folder, signal.SIGINT, *arguments, after=3)
     last = metrics.read(run / metrics.NAME)[-1]["step"]
-    assert process.returncode == 0, error
+    assert code == 0, error
     assert f"stopped after step {last}; start the same command again to continue" in out
     assert "stopping after this step" in error
     assert (run / CHECKPOINTS / f"step-{last:08d}").is_dir()
-    with _start(folder, *arguments, "--set", f"steps={last + 1}") as process:
-        out, error = process.communicate(timeout=120)
-    assert process.returncode == 0, error
+    code, out, error = _interrupted(folder, signal.SIGUSR1, *arguments, after=last + 1)
+    assert code == TAKEN_BACK == 75, error
     assert f"continuing after step {last}, {8 * last:,} packs consumed" in out
-    assert [r["step"] for r in metrics.read(run / metrics.NAME) if r["event"] == "step"] == list(range(1, last + 2))
+    steps = [r["step"] for r in metrics.read(run / metrics.NAME) if r["event"] == "step"]
+    assert steps == list(range(1, steps[-1] + 1))
+    assert (run / CHECKPOINTS / f"step-{steps[-1]:08d}").is_dir()

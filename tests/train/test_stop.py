@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from megatron_nmm.train.stop import APART_S, Stop
+from megatron_nmm.train.stop import APART_S, ASKS, Stop
 
 
 def _wait_for(condition: Callable[[], bool]) -> None:
@@ -20,13 +20,14 @@ def _wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-@pytest.mark.parametrize("ask", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("ask", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_is_a_request(ask: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
     with Stop(lambda flag: flag) as stop:
         assert not stop.requested()
         os.kill(os.getpid(), ask)
         _wait_for(stop.requested)
         assert stop.requested()
+        assert stop.taken_back == (ask == signal.SIGUSR1)
     assert "stopping after this step, with a checkpoint" in capfd.readouterr().err
 
 
@@ -37,17 +38,18 @@ def test_another_ranks_request_counts_and_stays() -> None:
 
 
 def test_handlers_are_put_back() -> None:
-    before = [signal.getsignal(ask) for ask in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(ask) for ask in ASKS]
     with Stop(lambda flag: flag):
         assert signal.getsignal(signal.SIGINT) is not before[0]
-    assert [signal.getsignal(ask) for ask in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(ask) for ask in ASKS] == before
 
 
 HANGING = """
 import threading
 from megatron_nmm.train.stop import Stop
-with Stop(lambda flag: flag):
+with Stop(lambda flag: flag) as stop:
     print("ready", flush=True)
+    threading.Thread(target=lambda: stop._asked.wait() and print("asked", flush=True)).start()
     lock = threading.Lock()
     lock.acquire()
     while not lock.acquire(timeout=60):  # swallows nothing, returns nothing: a rank that waits for a lost one
@@ -63,8 +65,10 @@ def _hanging(first: signal.Signals) -> Iterator["subprocess.Popen[str]"]:
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(first)
-        process.stderr.readline()
-        assert process.stderr.readline().startswith("stopping after this step")
+        assert process.stdout.readline() == "asked\n"
+        if first == signal.SIGINT:
+            process.stderr.readline()
+            assert process.stderr.readline().startswith("stopping after this step")
         try:
             yield process
         finally:
@@ -80,6 +84,21 @@ def test_a_second_ctrl_c_ends_a_hanging_process(again: signal.Signals) -> None:
         assert process.wait(10) == 130
         assert process.stderr is not None
         assert "stopped at once; training continues from the last checkpoint" in process.stderr.read()
+
+
+def test_a_request_that_comes_to_nothing_promises_no_checkpoint() -> None:
+    """torchrun sends SIGTERM when another process has died."""
+    with _hanging(signal.SIGTERM) as process:
+        process.kill()
+        assert process.stderr is not None and process.stderr.read() == ""
+
+
+def test_a_notice_that_is_repeated_never_ends_at_once() -> None:
+    with _hanging(signal.SIGINT) as process:
+        time.sleep(1.5 * APART_S)
+        process.send_signal(signal.SIGUSR1)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.2)
 
 
 @pytest.mark.parametrize(("first", "pause"), [(signal.SIGINT, 0.0), (signal.SIGTERM, 1.5 * APART_S)])
