@@ -1,7 +1,5 @@
 """Packages and GPUs outside the core install that a run asks for, found without importing them."""
 
-import importlib.metadata
-import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -9,8 +7,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from megatron_nmm.config.fault import Fault
-from megatron_nmm.config.recipes import GPUS, RECIPES, RecipeFacts, Version, facts, text
+from megatron_nmm.config.recipes import GPUS, RECIPES, RecipeFacts, facts
 from megatron_nmm.config.schema import RunConfig
+from megatron_nmm.config.versions import Version, installed, text
 
 KEY = "precision.recipe"
 TRANSFORMER_ENGINE = ("transformer-engine", "transformer-engine-torch")
@@ -61,18 +60,6 @@ def recipe_faults(run: RunConfig, found: Hardware) -> Iterator[Fault]:
             f"precision.recipe {name} needs torch for toolkit {text(row.toolkit)} or newer, not {text(found.toolkit)}"
         )
         yield Fault(KEY, fact, f"install such a torch, {otherwise}")
-
-
-def installed(*packages: str) -> Version | None:
-    """The numbers of the first of ``packages`` that is installed; None when none is."""
-    for package in packages:
-        try:
-            version = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        numbers = re.match(r"\d+(\.\d+)*", version)
-        return tuple(int(number) for number in numbers.group().split(".")) if numbers else (0,)
-    return None
 
 
 def gpu_capability() -> Version | None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from megatron_nmm.config.schema import PrecisionConfig, Recipe
+from megatron_nmm.config.versions import Version
 
-Version = tuple[int, ...]
 Format = Literal["e4m3", "e5m2"]
 
 
@@ -83,8 +83,3 @@ def row_multiple(precision: PrecisionConfig) -> int:
 def is_state(key: str) -> bool:
     """Whether the tensor ``key`` of a model is such a buffer, no weight: without it a run starts with scales of 1."""
     return key.endswith(STATE)
-
-
-def text(version: Version) -> str:
-    """``12.9``."""
-    return ".".join(map(str, version))

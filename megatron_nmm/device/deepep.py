@@ -1,11 +1,10 @@
 """What DeepEP needs beside it: a wrong version hangs in the first collective, so it is named before there is one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from megatron_nmm.config.fault import Fault, config_error
-from megatron_nmm.config.needs import installed
-from megatron_nmm.config.recipes import Version, text
+from megatron_nmm.config.versions import Version, installed, text
 
 KEY, OTHERWISE = "parallel.dispatcher", "or use parallel.dispatcher kernels"
 
@@ -32,18 +31,19 @@ NEEDS: dict[int, tuple[Need, ...]] = {
 
 def require_deepep() -> None:
     """Raise ConfigError that lists what DeepEP lacks on this machine; nothing is imported."""
-    if faults := tuple(_faults()):
+    if faults := tuple(deepep_faults(installed)):
         raise config_error("the run cannot start", faults)
 
 
-def _faults() -> Iterator[Fault]:
-    found = installed("deep_ep", "deep-ep")
+def deepep_faults(version_of: Callable[..., Version | None]) -> Iterator[Fault]:
+    """What DeepEP lacks; ``version_of(*names)`` is that of the first of these packages that is there, or None."""
+    found = version_of("deep-ep", "deep_ep")
     if found is None:
         fact = "parallel.dispatcher deepep needs the package deep_ep, which is not installed"
         yield Fault(KEY, fact, f"build DeepEP from its sources for this machine's GPUs, {OTHERWISE}")
         return
     for need in NEEDS[min(max(found[0], min(NEEDS)), max(NEEDS))]:
-        version, wanted = installed(*need.packages), text(need.lowest)
+        version, wanted = version_of(*need.packages), text(need.lowest)
         if version is None or version < need.lowest:
             has = "is not installed" if version is None else f"is {text(version)}"
             fact = f"deep_ep {text(found)} needs {need.packages[0]} {wanted} or newer ({need.why}), which {has}"

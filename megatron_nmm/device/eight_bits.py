@@ -7,7 +7,8 @@ import torch
 from megatron_nmm.config import RunConfig
 from megatron_nmm.config.check import check
 from megatron_nmm.config.fault import config_error
-from megatron_nmm.config.needs import TRANSFORMER_ENGINE, Hardware, installed, recipe_faults
+from megatron_nmm.config.needs import TRANSFORMER_ENGINE, Hardware, recipe_faults
+from megatron_nmm.config.versions import installed
 from megatron_nmm.device.protocol import Device
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from megatron_nmm.config import RunConfig, needs
+from megatron_nmm.config import RunConfig, needs, versions
 from megatron_nmm.config.check import check
 from megatron_nmm.config.command_line import processes
 from megatron_nmm.config.overrides import apply
@@ -192,7 +192,7 @@ def test_what_deepep_lacks_is_named_before_the_first_collective(
 ) -> None:
     from megatron_nmm.device import deepep
 
-    monkeypatch.setattr(needs.importlib.metadata, "version", _only(installed))
+    monkeypatch.setattr(versions.importlib.metadata, "version", _only(installed))
     with pytest.raises(ConfigError, match="the run cannot start") as raised:
         deepep.require_deepep()
     assert told in str(raised.value) and "or use parallel.dispatcher kernels" in str(raised.value)
@@ -202,7 +202,7 @@ def test_a_complete_deepep_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     from megatron_nmm.device import deepep
 
     installed = {"deep_ep": "2.1.0", "torch": "2.14.1+cu130", "nvidia-nccl-cu12": "2.30.4"}
-    monkeypatch.setattr(needs.importlib.metadata, "version", _only(installed))
+    monkeypatch.setattr(versions.importlib.metadata, "version", _only(installed))
     deepep.require_deepep()
 
 
