@@ -82,8 +82,13 @@ def _first_to_say(message: str) -> bool:
     dist = sys.modules.get("torch.distributed")
     if dist is None or not dist.is_initialized():
         return True
+    from megatron_nmm.train.roll_call import keep_quiet
+
     try:
         store = dist.distributed_c10d._get_default_store()
-        return bool(store.add(f"nmm-said/{message}", 1) == 1)
+        first = bool(store.add(f"nmm-said/{message}", 1) == 1)
+        if first:
+            keep_quiet(store)
+        return first
     except RuntimeError:  # the store went down with the rank that held it: better twice than never
         return True

@@ -30,6 +30,8 @@ FAREWELL_S = 10.0
 """Longest that a rank lives on after it was called without having lost the job itself: it is the one that hangs."""
 SHOWN = 16
 """Places listed at most; ranks at the same place share a line."""
+CALL, LOST, TOLD = "nmm-roll-call", "nmm-lost", "nmm-told"
+"""Keys of the store: all are called, how many have lost the job, one has told."""
 GONE, FAILED_TOO = "is gone", "failed too"
 LIVES_ON = (
     "start the same command again and training continues from its newest checkpoint (torchrun --max-restarts does)"
@@ -90,14 +92,14 @@ class RollCall:
     def _lose(self, loss: Loss, error: BaseException) -> NoReturn:
         """Speak, or wait until another rank has spoken; then raise."""
         try:
-            speaks = int(self._store.add("nmm-lost", 1)) == 1
+            speaks = int(self._store.add(LOST, 1)) == 1
             if speaks:
                 report = self._report(loss)
-                self._store.set("nmm-told", "")
+                self._store.set(TOLD, "")
             else:
                 report = f"rank {self._world.rank} lost the job too; another rank says where all of them stand"
                 self._store.set(_key("here", self._world.rank), self._answer())
-                _wait(lambda: bool(self._store.check(["nmm-told"])))
+                _wait(lambda: bool(self._store.check([TOLD])))
                 time.sleep(PERIOD_S)  # torchrun reports the first that ends: that is to be the speaker
         except RuntimeError:  # the store went down with the rank or the launcher that held it
             speaks, report = True, f"{self._headline(loss)}\n  the launcher does not answer either; {LIVES_ON}"
@@ -107,7 +109,7 @@ class RollCall:
     def _report(self, loss: Loss) -> str:
         """Where every rank stands."""
         world, store = self._world, self._store
-        store.set("nmm-roll-call", "")
+        store.set(CALL, "")
         others = [rank for rank in range(world.size) if rank != world.rank]
         _wait(lambda: all(self._answered(rank) or self._silent(rank).endswith(GONE) for rank in others))
         words = {
@@ -154,7 +156,7 @@ class RollCall:
                 # Asked seldom: looking through the recorder takes longer than all else here.
                 if self._since_step() > limit and (waited_s := device.waited_s()) > limit:
                     self._lose_from_here(Loss(self._seen, f"timed out after {waited_s:.0f} s"))
-                if self._store.check(["nmm-roll-call"]):
+                if self._store.check([CALL]):
                     self._store.set(_key("here", self._world.rank), self._answer())
                     if not self._over.wait(FAREWELL_S):
                         os._exit(FAULTY)
@@ -181,6 +183,12 @@ class RollCall:
         if self._loss is not None:
             return f"{self._at(self._loss.doing)}, {FAILED_TOO}"
         return f"{self._at(self._seen)}, for {time.monotonic() - self._since:.0f} s"
+
+
+def keep_quiet(store: Any) -> None:
+    """Let the ranks that lose the job from now on say nothing: this one ends it with an error of its own, and tells."""
+    store.add(LOST, 1)
+    store.set(TOLD, "")
 
 
 def _loss(error: BaseException, trace: TracebackType | None) -> Loss | None:

@@ -5,6 +5,7 @@ Nothing is recorded while a run goes well. A stack, be it of a living thread or 
 
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import PurePath
 from types import FrameType, TracebackType
 from typing import Any
@@ -44,6 +45,8 @@ PURPOSES = (
 """Part of a file's path -> what a rank waits for in there; the innermost frame that matches decides."""
 
 COLLECTIVES = "torch/distributed/distributed_c10d.py"
+NAMES = {"_coalescing_manager": "several collectives in one"}
+"""Functions in there whose names say nothing to a user."""
 PACKAGES = ("megatron_nmm", "megatron", "torch")
 """Folders that a shortened path begins with."""
 
@@ -69,9 +72,11 @@ def of_error(traceback: TracebackType | None) -> list[FrameType]:
 
 def describe(frames: Sequence[FrameType]) -> str:
     """One phrase, such as ``saving: barrier of ranks 0-3 (the end of step 7)``."""
-    part = next((words for frame in frames if (words := _part(frame))), "")
+    part = next((words for frame in frames if (words := _part(frame.f_code.co_filename))), "")
     doing = next((words for frame in frames if (words := _collective(frame))), "")
-    purpose = _said(frames) or next((words for frame in reversed(frames) if (words := _purpose(frame))), "")
+    purpose = _said(frames) or next(
+        (words for frame in reversed(frames) if (words := _purpose(frame.f_code.co_filename))), ""
+    )
     if doing and purpose:
         doing = f"{doing} ({purpose})"
     elif purpose:
@@ -93,8 +98,9 @@ def ranks(numbers: Sequence[int]) -> str:
     return f"rank{'s' if len(numbers) > 1 else ''} {text}"
 
 
-def _part(frame: FrameType) -> str:
-    file = PurePath(frame.f_code.co_filename)
+@cache
+def _part(filename: str) -> str:
+    file = PurePath(filename)
     return PARTS.get(file.name, "") if PACKAGES[0] in file.parts else ""
 
 
@@ -106,7 +112,7 @@ def _collective(frame: FrameType) -> str:
     values = frame.f_locals
     size = next((words for value in values.values() if (words := _size(value))), "")
     peer = next((f" with rank {values[key]}" for key in ("dst", "src") if isinstance(values.get(key), int)), "")
-    return f"{name.strip('_')}{size}{peer or _members(values.get('group'))}"
+    return f"{NAMES.get(name, name.strip('_'))}{size}{peer or _members(values.get('group'))}"
 
 
 def _size(value: Any) -> str:
@@ -132,8 +138,9 @@ def _said(frames: Sequence[FrameType]) -> str:
     return ""
 
 
-def _purpose(frame: FrameType) -> str:
-    return next((words for part, words in PURPOSES if part in frame.f_code.co_filename), "")
+@cache
+def _purpose(filename: str) -> str:
+    return next((words for part, words in PURPOSES if part in filename), "")
 
 
 def _place(frame: FrameType) -> str:

@@ -76,7 +76,7 @@ def start(script: str, arguments: list[str], **more: str) -> "subprocess.Popen[s
     return subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, env=environment(**more))
 
 
-def finish(processes: "list[subprocess.Popen[str]]", timeout_s: float = 150.0) -> list[Ended]:
+def finish(processes: "list[subprocess.Popen[str]]", timeout_s: float = 250.0) -> list[Ended]:
     """Wait for all of them, one after the other; what is left after an error is killed."""
     try:
         outputs = [process.communicate(timeout=timeout_s) for process in processes]

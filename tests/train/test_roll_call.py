@@ -139,6 +139,21 @@ def test_where_no_error_comes_the_watch_itself_ends_the_process(pool: WorkerPool
     assert code == 2
 
 
+def _ends_with_its_own_error(place: Place) -> Told:
+    with place.world(ParallelConfig(time_limit_s=LIMIT_S)) as world:
+        world.barrier("the start")
+        if place.rank == 1:
+            roll_call.keep_quiet(dist.distributed_c10d._get_default_store())
+            time.sleep(LIMIT_S + 2)
+            return "", None, 0.0
+        return _lost(world, lambda: _sum(world))
+
+
+def test_who_loses_the_job_by_an_error_that_was_told_keeps_quiet(pool: WorkerPool) -> None:
+    (_, speaks, _), _ = pool.run(2, _ends_with_its_own_error, time_limit_s=30.0)
+    assert speaks is False
+
+
 def _other_error(place: Place) -> str:
     with place.world(ParallelConfig()) as world:
         try:

@@ -68,6 +68,9 @@ def _late(world: World, wait: str) -> None:
         world.barrier("the end of step 7")
     elif wait == "sum":
         dist.all_reduce(torch.ones(2, 3), group=world.groups.dp)
+    elif wait == "several":
+        with dist.distributed_c10d._coalescing_manager(world.groups.dp, async_ops=False):
+            dist.all_reduce(torch.ones(2, 3), group=world.groups.dp)
     else:
         dist.recv(torch.ones(4), src=1)
 
@@ -101,6 +104,7 @@ def _waits(place: Place, wait: str) -> str:
     [
         ("barrier", "barrier among ranks 0-1 (the end of step 7)"),
         ("sum", "all_reduce of 6 float32 among ranks 0-1"),
+        ("several", "several collectives in one among ranks 0-1"),
         ("receive", "recv of 4 float32 with rank 1"),
     ],
 )
