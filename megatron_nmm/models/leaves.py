@@ -1,10 +1,11 @@
 """The modules that a device and a number format bring to the spec trees, as a table."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from megatron_nmm.config import PrecisionConfig
+from megatron_nmm.config.schema import Dtype
 from megatron_nmm.device.protocol import Device, Elementwise
 from megatron_nmm.models.norm import FewPassRMSNorm, RMSNorm
 from megatron_nmm.models.sparse.emulated import emulated_experts
@@ -27,13 +28,16 @@ class Leaves:
     activation: type[SwiGLU] | None
     """None = megatron-core's own fused SwiGLU."""
     experts: Any
+    expert_rows: Mapping[Dtype, int] = field(default_factory=dict)
+    """What the rows of each sparse expert are filled up to a multiple of, by the run's dtype; not named = 1."""
     linear: Callable[[Any], Any] = as_it_is
     """From a parallel linear layer's class to what builds it: where a matrix product is another's."""
 
 
 PLAIN: dict[Elementwise, Leaves] = {
     "compiled": Leaves(RMSNorm, None, GroupedExperts),
-    "few_passes": Leaves(FewPassRMSNorm, SwiGLU, LoopedExperts),
+    # Weight gradients sum over rows, and processors' bf16 tiles are 32 deep: a last tile in part costs a tenth.
+    "few_passes": Leaves(FewPassRMSNorm, SwiGLU, LoopedExperts, {"bf16": 32}),
 }
 """Those of products in the run's dtype."""
 

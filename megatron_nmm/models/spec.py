@@ -1,5 +1,6 @@
 """The decoder as a spec tree: one function for every variant, leaves chosen by tables, never by an ``if``."""
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -76,7 +77,7 @@ def sparse_mlp(run: RunConfig, leaves: Leaves) -> Any:
         sparse=run.model.sparse,
         dispatcher=run.parallel.dispatcher,
         experts=leaves.experts,
-        align=row_multiple(run.precision),
+        align=math.lcm(row_multiple(run.precision), leaves.expert_rows.get(run.precision.dtype, 1)),
     )
 
 

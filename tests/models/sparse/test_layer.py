@@ -67,6 +67,8 @@ def _run(place: Place, run: RunConfig, bias: torch.Tensor | None) -> tuple[plain
     from megatron_nmm.models.to_mcore import transformer_config
 
     x, grad, kind = tokens()
+    from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
+
     with place.world(run.parallel) as world:
         torch.manual_seed(1)
         build = sparse_mlp(run, leaves(run.precision, world.device))
@@ -80,6 +82,7 @@ def _run(place: Place, run: RunConfig, bias: torch.Tensor | None) -> tuple[plain
         x = x[:, None].requires_grad_()
         out, none = layer(x)
         assert none is None
+        MoEAuxLossAutoScaler.main_loss_backward_scale = torch.ones(1)  # as a schedule of megatron-core leaves it
         out.backward(grad[:, None])
         state = {name: weight.detach().clone() for name, weight in layer.named_parameters()}
         gradients = {name: weight.grad for name, weight in layer.named_parameters()} | {"x": x.grad[:, 0]}
