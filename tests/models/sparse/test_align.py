@@ -10,7 +10,7 @@ import torch
 from megatron_nmm.config import ParallelConfig, PrecisionConfig, RunConfig
 from megatron_nmm.config.schema import Recipe
 from megatron_nmm.verify.workers import Place, WorkerPool
-from tests.models.sparse.test_layer import CASES, plan_of, run_of, tokens
+from tests.models.sparse.test_layer import CASES, backward, plan_of, run_of, tokens
 
 Found = tuple[list[int], int, torch.Tensor, torch.Tensor]
 """Rows of each expert of this rank, of all of them, answers, the gradient of the input."""
@@ -33,7 +33,7 @@ def _run(place: Place, run: RunConfig, align: int) -> Found:
         # Each rank has rows of its own: they come in another order.
         x = x.roll(7 * place.rank, 0)[:, None].requires_grad_()
         out, _ = layer(x)
-        out.backward(grad[:, None])
+        backward(out, grad[:, None])
         rows, counts, _ = seen[0]
         return counts.tolist(), len(rows), out.detach(), x.grad
 

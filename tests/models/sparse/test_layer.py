@@ -60,6 +60,14 @@ def plan_of(kind: torch.Tensor, sparse: SparseConfig) -> SparsePlan:
     return SparsePlan(kind, members, members.sum(1), torch.tensor(SCALE))
 
 
+def backward(out: torch.Tensor, grad: torch.Tensor) -> None:
+    """Backward through a layer without a schedule, leaving megatron-core's scale of losses as a schedule leaves it."""
+    from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
+
+    MoEAuxLossAutoScaler.main_loss_backward_scale = torch.ones(1)
+    out.backward(grad)
+
+
 def _run(place: Place, run: RunConfig, bias: torch.Tensor | None) -> tuple[plain.State, Result]:
     """The weights that a layer drew, and what it did with them."""
     from megatron_nmm.models.leaves import leaves
@@ -67,8 +75,6 @@ def _run(place: Place, run: RunConfig, bias: torch.Tensor | None) -> tuple[plain
     from megatron_nmm.models.to_mcore import transformer_config
 
     x, grad, kind = tokens()
-    from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
-
     with place.world(run.parallel) as world:
         torch.manual_seed(1)
         build = sparse_mlp(run, leaves(run.precision, world.device))
@@ -82,8 +88,7 @@ def _run(place: Place, run: RunConfig, bias: torch.Tensor | None) -> tuple[plain
         x = x[:, None].requires_grad_()
         out, none = layer(x)
         assert none is None
-        MoEAuxLossAutoScaler.main_loss_backward_scale = torch.ones(1)  # as a schedule of megatron-core leaves it
-        out.backward(grad[:, None])
+        backward(out, grad[:, None])
         state = {name: weight.detach().clone() for name, weight in layer.named_parameters()}
         gradients = {name: weight.grad for name, weight in layer.named_parameters()} | {"x": x.grad[:, 0]}
         return state, Result(out.detach()[:, 0], gradients, layer.router.local_tokens_per_expert)
