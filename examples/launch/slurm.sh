@@ -63,15 +63,14 @@ main() {
     compose "$@"
 
     local step taken_back="" code=0
+    # Without --batch scancel signals the steps, not this script again.
+    trap 'taken_back=yes; scancel --signal=USR1 "$SLURM_JOB_ID" || true' USR1
     "${command[@]}" &
     step=$!
-    # Without --batch scancel signals the steps, not this script again.
-    trap 'taken_back=yes; scancel --signal=USR1 "$SLURM_JOB_ID"' USR1
-    while true; do
-        code=0
-        wait "$step" || code=$?
-        kill -0 "$step" 2>/dev/null || break
+    while kill -0 "$step" 2>/dev/null; do
+        wait "$step" || true # until it ends, or the signal comes
     done
+    wait "$step" || code=$?
     # Of nodes that end one after the other, srun kills the later ones and gives their code.
     if ((code == TAKEN_BACK)) || [[ -n "$taken_back" ]]; then
         echo "stopped; back into the queue as job $SLURM_JOB_ID"

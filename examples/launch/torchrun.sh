@@ -47,23 +47,20 @@ tell_processes() {
 
 supervise() {
     local code=0
-    taken_back=""
+    torchrun="" taken_back=""
+    trap 'taken_back=yes' USR1
+    trap '[[ -z "$torchrun" ]] || kill -TERM "$torchrun" 2>/dev/null || true' TERM
+    trap ':' INT # Ctrl-C reaches torchrun as well: wait for what it does
     # Whoever does not catch SIGUSR1 dies of it, unless it is ignored from the start.
     (trap '' USR1 && exec "${command[@]}") &
     torchrun=$!
-    trap 'taken_back=yes' USR1
-    trap 'kill -TERM "$torchrun" 2>/dev/null || true' TERM
-    trap ':' INT # Ctrl-C reaches torchrun as well: wait for what it does
-    while true; do
-        code=0
-        wait "$torchrun" || code=$?
-        kill -0 "$torchrun" 2>/dev/null || break
+    while kill -0 "$torchrun" 2>/dev/null; do
         # Said again and again: a process that is just starting does not listen yet.
-        while [[ -n "$taken_back" ]] && kill -0 "$torchrun" 2>/dev/null; do
-            tell_processes
-            sleep 2
-        done
+        [[ -z "$taken_back" ]] || tell_processes
+        sleep 1 &
+        wait "$!" || true # a signal ends it at once
     done
+    wait "$torchrun" || code=$?
     [[ -z "$taken_back" || $code -ne 0 ]] || code=$TAKEN_BACK
     return "$code"
 }

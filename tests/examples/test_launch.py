@@ -93,6 +93,35 @@ def test_the_scripts_agree_with_the_package_on_the_exit_code() -> None:
         assert f"\nTAKEN_BACK={TAKEN_BACK} " in (launching.LAUNCH / script).read_text()
 
 
+FAKE_TORCHRUN = """#!/usr/bin/env python3
+import os, signal, subprocess, sys
+open(os.environ["STARTED"], "w").close()
+process = '''
+import os, signal, time
+time.sleep(0.5)  # still importing: a first word is lost
+signal.signal(signal.SIGUSR1, lambda *_: os._exit(0))
+time.sleep(60)
+'''
+subprocess.run([sys.executable, "-c", process])
+sys.exit(int(os.environ["CODE"]))
+"""
+
+
+@pytest.mark.parametrize(("code", "expected"), [(0, TAKEN_BACK), (3, 3)])
+def test_only_a_run_that_stopped_well_asks_to_be_queued_again(code: int, expected: int, tmp_path: Path) -> None:
+    """The processes of this torchrun hear SIGUSR1, torchrun itself must not die of it."""
+    (tmp_path / "torchrun").write_text(FAKE_TORCHRUN)
+    (tmp_path / "torchrun").chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{launching.environment()['PATH']}"
+    started = tmp_path / "started"
+    job = launching.start("torchrun.sh", ["a.py"], PATH=path, CODE=str(code), STARTED=str(started))
+    while not started.exists():
+        time.sleep(0.02)
+    job.send_signal(signal.SIGUSR1)
+    (ended,) = launching.finish([job], timeout_s=30.0)
+    assert (ended.code, ended.error) == (expected, "")
+
+
 def _wait_for_step(folder: Path, job: "subprocess.Popen[str]") -> None:
     end = time.monotonic() + 120
     while not metrics.read(folder / metrics.NAME):
