@@ -67,7 +67,10 @@ class ParallelConfig:
     sequence: bool = False
     """Sequence parallelism: norms and residuals split over the tensor group along the sequence."""
     distributed_optimizer: bool = False
-    """Shard optimizer state over the data-parallel group."""
+    """Shard optimizer state over the data-parallel group, context ranks included."""
+    overlap_gradients: bool = False
+    """Reduce gradients bucket by bucket while the last backward pass of a step still runs. Pays where a device
+    communicates beside its computations; on CPUs both take the same cores."""
     stage_layers: tuple[int, ...] = ()
     """Decoder layers of each stage, in the decoder's order (pipeline x virtual_stages of them); none = planned so that
     stages cost alike, encoder and output included."""

@@ -1,5 +1,7 @@
 """From a run configuration to the wrapped model of this rank."""
 
+from typing import Any, cast
+
 import torch
 
 from megatron_nmm.config import RunConfig
@@ -25,4 +27,8 @@ def build(run: RunConfig, world: World) -> torch.nn.Module:
             model = NativeMultimodalModel(run, config, world, chunk)
         freeze(model, run)
         wrapped.append(wrap(model, config, run.parallel, world))
+    if run.parallel.overlap_gradients:
+        # All but a step's last backward pass add up in silence; the schedule calls these around them.
+        silent = [cast(Any, chunk).no_sync for chunk in wrapped]
+        config.no_sync_func = silent[0] if len(silent) == 1 else silent
     return wrapped[0] if len(wrapped) == 1 else VirtualStages(wrapped)

@@ -40,15 +40,10 @@ def transformer_config(run: RunConfig, world: World) -> Any:
         init_method_std=model.init_std,
         # layout
         tensor_model_parallel_size=parallel.tensor,
-        pipeline_model_parallel_size=parallel.pipeline,
         context_parallel_size=parallel.context,
-        virtual_pipeline_model_parallel_size=parallel.virtual_stages if parallel.virtual_stages > 1 else None,
-        pipeline_model_parallel_layout=pipeline_layout(run),
         sequence_parallel=parallel.sequence,
-        recompute_granularity=None if parallel.recompute == "none" else parallel.recompute,
-        recompute_modules=["core_attn"],
-        recompute_method="uniform" if parallel.recompute == "full" else None,
-        recompute_num_layers=1 if parallel.recompute == "full" else None,
+        **pipeline_settings(run),
+        **RECOMPUTE[parallel.recompute],
         # numbers
         params_dtype=dtype,
         pipeline_dtype=dtype,
@@ -65,6 +60,24 @@ def transformer_config(run: RunConfig, world: World) -> Any:
     )
     config.finalize_model_grads_func = finalize_gradients
     return config
+
+
+RECOMPUTE: dict[str, dict[str, Any]] = {
+    "none": {},
+    "selective": {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]},
+    "full": {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
+}
+"""ParallelConfig.recompute in megatron-core's words."""
+
+
+def pipeline_settings(run: RunConfig) -> dict[str, Any]:
+    """The stages; layers are laid out one by one, so virtual stages may be uneven too."""
+    virtual = run.parallel.virtual_stages
+    return {
+        "pipeline_model_parallel_size": run.parallel.pipeline,
+        "virtual_pipeline_model_parallel_size": virtual if virtual > 1 else None,
+        "pipeline_model_parallel_layout": pipeline_layout(run),
+    }
 
 
 def sparse_settings(run: RunConfig) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from megatron_nmm.device.protocol import UNWRITTEN, WRITES_GRADIENT, Device
 
 def begin_gradients(model: Any, device: Device) -> None:
     """Make ``model`` (megatron-core's DistributedDataParallel) ready for the gradients of a step."""
-    if not device.writes_first_gradient:
+    if not device.writes_first_gradient or model.ddp_config.overlap_grad_reduce:
+        # Buckets that are reduced on the way must not hold what only the end of the step would make zero.
         model.zero_grad_buffer()
         return
     for param in model.params_with_grad:

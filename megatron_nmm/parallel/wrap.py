@@ -1,12 +1,15 @@
 """Data parallelism around a model: megatron-core's DistributedDataParallel with fp32 gradient buffers."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from megatron_nmm.config import ParallelConfig
 from megatron_nmm.parallel.experts import replicas
 from megatron_nmm.parallel.world import World
+
+SMALLEST_BUCKET, BUCKET_PER_RANK = 40_000_000, 1_000_000
+"""Values in a bucket of gradients: megatron-core's own, which keep each rank's part of it worth a message."""
 
 
 def wrap(model: torch.nn.Module, config: Any, parallel: ParallelConfig, world: World) -> torch.nn.Module:
@@ -21,14 +24,24 @@ def wrap(model: torch.nn.Module, config: Any, parallel: ParallelConfig, world: W
     settings = DistributedDataParallelConfig(
         grad_reduce_in_fp32=True,
         use_distributed_optimizer=parallel.distributed_optimizer,
-        overlap_grad_reduce=False,
+        overlap_grad_reduce=parallel.overlap_gradients,
+        # Buckets by size serve the overlap of reduction and backward pass only.
+        bucket_size=_bucket_size(world) if parallel.overlap_gradients else None,
     )
     layout = _sharded_layout(model, settings, world) if parallel.distributed_optimizer else None
     wrapped: torch.nn.Module = DistributedDataParallel(
         config, settings, model, pg_collection=world.groups, full_param_layout=layout
     )
+    for param in model.parameters():
+        # For layers that add to the buffer by themselves (models/sparse/looped.py): whether a hook waits for them.
+        cast(Any, param).overlaps = parallel.overlap_gradients
     wrapped.broadcast_params()  # type: ignore[operator]
     return wrapped
+
+
+def _bucket_size(world: World) -> int:
+    ranks: int = replicas(world, expert=False).size()
+    return max(SMALLEST_BUCKET, BUCKET_PER_RANK * ranks)
 
 
 def _sharded_layout(model: torch.nn.Module, settings: Any, world: World) -> Any:
@@ -41,10 +54,10 @@ def _sharded_layout(model: torch.nn.Module, settings: Any, world: World) -> Any:
     from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
     trained = [param for param in model.parameters() if param.requires_grad]
-    one_bucket = None  # buckets by size serve the overlap of reduction and backward pass only
     layout = DistributedOptimizer.compute_full_param_layout(
         trained,
-        one_bucket,
+        # None = one bucket, and so has megatron-core all stages but the first, whose backward pass is the last to end.
+        settings.bucket_size if world.is_first_stage else None,
         replicas(world, expert=False).size(),
         settings,
         expert_data_parallel_world_size=replicas(world, expert=True).size(),

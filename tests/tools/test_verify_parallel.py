@@ -38,12 +38,12 @@ def test_every_layout_equals_one_process(verify: Run) -> None:
     code, out = verify("--recipe", str(ROOT / "examples" / "digits.py"))
     table = rows(out)
     assert code == 0, out
-    assert table.keys() == {"TP2", "TP2+SP", "PP2", "DP2", "DP2+distributed optimizer", "TP2+recompute"}
+    assert table.keys() == {"TP2", "TP2+SP", "PP2", "DP2", "DP2+distributed optimizer", "TP2+recompute", "CP2"}
     for processes, loss_error, gradient_error, tensor, verdict in table.values():
         assert (processes, verdict) == ("2", "equal")
         assert float(loss_error) <= 1e-5 and float(gradient_error) <= 1e-5
         assert tensor.endswith((".weight", ".bias"))
-    assert re.search(r"6 layouts equal one process: the loss and all \d+ gradients within 1e-05 relative", out)
+    assert re.search(r"7 layouts equal one process: the loss and all \d+ gradients within 1e-05 relative", out)
 
 
 def test_a_collective_left_out_turns_the_table_red_and_names_the_tensor(verify: Run) -> None:
@@ -56,7 +56,7 @@ def test_a_collective_left_out_turns_the_table_red_and_names_the_tensor(verify: 
     assert {"TP2", "TP2+SP", "TP2+recompute"} <= wrong
     assert not wrong & {"PP2", "DP2"}, "no norm is summed over tensor ranks there"
     assert re.fullmatch(r"decoder\.layers\.\d\.self_attention\.[qk]_layernorm\.weight", table["TP2"][3])
-    assert f"{len(wrong)} of 6 layouts differ from one process: TP2" in out
+    assert f"{len(wrong)} of 7 layouts differ from one process: TP2" in out
     tensors = {name: row for name, row in table.items() if name.endswith((".weight", ".bias"))}
     faulty = {name for name, row in tensors.items() if row[-1] == "DIFFERS"}
     assert {name for name in tensors if name.endswith("_layernorm.weight")} >= faulty

@@ -115,5 +115,14 @@ class _WeightGradient:
         accumulate_weight_gradient(rows_in, rows_out, place)
 
     def handed_back(self) -> torch.Tensor | None:
-        """What autograd gets: nothing where the buffer has it already."""
-        return self._sum.to(self._weight.dtype) if self._own else None
+        """What autograd gets: nothing where the buffer has it already.
+
+        Where megatron-core reduces gradients on the way, it waits for one of each weight: memory without values then,
+        as of its own layers, marked as added already.
+        """
+        if self._own:
+            return self._sum.to(self._weight.dtype)
+        if not getattr(self._weight, "overlaps", False):
+            return None
+        self._weight.grad_added_to_main_grad = True  # type: ignore[attr-defined]
+        return torch.empty_like(self._weight)
