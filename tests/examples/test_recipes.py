@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -54,6 +55,15 @@ def test_presets_have_no_fault(name: str) -> None:
         run = recipe()
         for copies in (1,) if preset.startswith("digits") else (1, 32):
             assert check(run, copies * processes(run)) == (), preset
+
+
+@pytest.mark.parametrize("size", ["2b", "9b"])
+def test_navils_rows_of_16384_tokens_are_shared_by_context_ranks(size: str) -> None:
+    run: RunConfig = load("navil").PRESETS[f"{size}-s2"]()
+    assert run.data.sequence_length == 16_384
+    for context in (2, 4, 8):
+        shared = replace(run, parallel=replace(run.parallel, context=context))
+        assert check(shared, 8 * shared.parallel.of_copy) == ()
 
 
 def test_the_stages_of_navil_unfreeze_as_in_the_paper() -> None:

@@ -122,7 +122,7 @@ IMAGES = {
 
 
 @pytest.mark.parametrize("images", IMAGES)
-@pytest.mark.parametrize("layout", ["TP2+SP", "PP2xDP2"])
+@pytest.mark.parametrize("layout", ["TP2+SP", "PP2xDP2", "CP2"])
 def test_ranks_and_microbatches_without_images(
     layout: str, images: str, reference: tuple[RunConfig, compare.State, compare.StepResult], pool: WorkerPool
 ) -> None:

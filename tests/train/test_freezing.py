@@ -30,6 +30,7 @@ CASES = [
     (ATTENTION, "TP2+SP"),
     (ATTENTION, "TP2+recompute"),
     (ATTENTION, "DP2+distributed optimizer"),
+    (ATTENTION, "CP2"),
     (MOST, "TP2xPP2+SP"),
     (MOST, "TP2xDP2+SP+distributed optimizer"),
 ]
@@ -125,7 +126,13 @@ def test_a_frozen_table_that_is_tied_stands_still_on_both_ends(
 
 @pytest.mark.parametrize(
     ("layout", "recompute"),
-    [(SINGLE, "none"), (SINGLE, "full"), (PLACES["TP2+SP"], "full"), (PLACES["PP2"], "full")],
+    [
+        (SINGLE, "none"),
+        (SINGLE, "full"),
+        (PLACES["TP2+SP"], "full"),
+        (PLACES["PP2"], "full"),
+        (PLACES["CP2"], "selective"),
+    ],
     ids=lambda value: getattr(value, "name", value),
 )
 def test_freezing_changes_no_gradient_of_what_trains(
