@@ -29,6 +29,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 from megatron_nmm.checkpoint.agree import from_torch, on_main
 from megatron_nmm.config.recipes import is_state
 from megatron_nmm.parallel.world import World
+from megatron_nmm.parallel.wrap import complete_weights
 
 FORMAT = CheckpointingConfig(sharded_backend="torch_dist", sharded_backend_version=1)
 NAMES = {"non_homogeneous_layers": True}
@@ -55,6 +56,8 @@ def sharded(model: Any, optimizer: Optimizer | None, world: World, *, is_loading
 
     Collective: every rank calls it, because a sharded optimizer gathers its state here.
     """
+    if not is_loading:
+        complete_weights(model)
     weights = model.module.sharded_state_dict(metadata={**NAMES, "dp_cp_group": world.groups.dp_cp})
     state = {"model": weights}
     if optimizer is not None:

@@ -65,6 +65,10 @@ RULES: tuple[Rule, ...] = (
     Rule((*SHAPE, *LAYOUT, *STAGES, *CONTEXT), layout.world_holds_layout),
     Rule(CONTEXT, layout.context_cuts_rows),
     Rule((*SHAPE, "parallel.sequence", "data.microbatch", *CONTEXT), layout.sequence_parallel_splits_rows),
+    Rule(
+        ("parallel.overlap_weights", "parallel.overlap_gradients", "parallel.distributed_optimizer"),
+        layout.overlap_has_shards,
+    ),
     Rule((*LAYOUT, *BATCH), layout.batch_divides),
     Rule((*LAYOUT, *BATCH, "parallel.virtual_stages"), stages.microbatches_fill_rounds),
     Rule(ENCODER, vision.vision_heads_split_width),

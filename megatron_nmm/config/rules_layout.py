@@ -122,6 +122,22 @@ def sequence_parallel_splits_rows(run: RunConfig, world_size: int) -> Iterator[F
         )
 
 
+def overlap_has_shards(run: RunConfig, world_size: int) -> Iterator[Fault]:
+    """Weights are gathered where ranks update shards of them, and in the buckets of overlapped reductions."""
+    parallel = run.parallel
+    if not parallel.overlap_weights:
+        return
+    lacking = [key for key in ("distributed_optimizer", "overlap_gradients") if not getattr(parallel, key)]
+    if lacking:
+        facts = " and ".join(f"parallel.{key} is false" for key in lacking)
+        remedy = " with ".join(f"parallel.{key} true" for key in lacking)
+        yield Fault(
+            "parallel.overlap_weights",
+            f"parallel.overlap_weights true gathers shards in the buckets that gradients are reduced in, and {facts}",
+            f"use {remedy}, or parallel.overlap_weights false",
+        )
+
+
 def batch_divides(run: RunConfig, world_size: int) -> Iterator[Fault]:
     """A step is a whole number of microbatches on every data-parallel rank."""
     data, data_size = run.data, _data_size(run, world_size)

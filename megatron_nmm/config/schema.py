@@ -71,6 +71,9 @@ class ParallelConfig:
     overlap_gradients: bool = False
     """Reduce gradients bucket by bucket while the last backward pass of a step still runs. Pays where a device
     communicates beside its computations; on CPUs both take the same cores."""
+    overlap_weights: bool = False
+    """With ``distributed_optimizer`` and ``overlap_gradients``: gather what other ranks have updated bucket by bucket
+    while the next forward pass already runs."""
     stage_layers: tuple[int, ...] = ()
     """Decoder layers of each stage, in the decoder's order (pipeline x virtual_stages of them); none = planned so that
     stages cost alike, encoder and output included."""

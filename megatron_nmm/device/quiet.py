@@ -12,6 +12,8 @@ REMARKS: tuple[tuple[str, type[Warning]], ...] = (
     ("(Transformer Engine and )?Apex (is|are) not installed", UserWarning),
     # Selective recomputation asks whether attention is Transformer Engine's; it is ours.
     ("If you are using transformer_engine as the transformer implementation", UserWarning),
+    # Buckets are gathered in the order in which parts were built; images enter the model behind the embeddings.
+    ("The next bucket's parameter all-gather", UserWarning),
     # torch_dist checkpoints still go through these.
     ("TypedStorage is deprecated", UserWarning),
 )

@@ -14,6 +14,7 @@ from megatron_nmm.config.recipes import is_state
 from megatron_nmm.errors import CheckpointError
 from megatron_nmm.parallel.experts import replicas
 from megatron_nmm.parallel.world import World
+from megatron_nmm.parallel.wrap import complete_weights
 
 Values = Callable[[torch.nn.Parameter], torch.Tensor | None]
 """What to read from (or write to) a parameter: itself, or its gradient; None = it has no such thing."""
@@ -30,7 +31,8 @@ def gradient(p: torch.nn.Parameter) -> torch.Tensor | None:
 
 
 def gather(model: torch.nn.Module, world: World, values: Values = parameter) -> dict[str, torch.Tensor] | None:
-    """Every global tensor, whole and in fp32 on the CPU, on rank 0; None elsewhere."""
+    """Every global tensor, whole and in fp32 on the CPU, on rank 0; None elsewhere. Collective."""
+    complete_weights(model)
     mine = [
         (piece.key, piece.global_shape, piece.global_slice(), piece.data.detach().float().cpu())
         for piece in pieces(model, values)

@@ -6,6 +6,7 @@ import torch
 
 from megatron_nmm.config import ParallelConfig
 from megatron_nmm.parallel.experts import replicas
+from megatron_nmm.parallel.virtual import stage_chunks
 from megatron_nmm.parallel.world import World
 
 SMALLEST_BUCKET, BUCKET_PER_RANK = 40_000_000, 1_000_000
@@ -25,7 +26,8 @@ def wrap(model: torch.nn.Module, config: Any, parallel: ParallelConfig, world: W
         grad_reduce_in_fp32=True,
         use_distributed_optimizer=parallel.distributed_optimizer,
         overlap_grad_reduce=parallel.overlap_gradients,
-        # Buckets by size serve the overlap of reduction and backward pass only.
+        overlap_param_gather=parallel.overlap_weights,
+        # Buckets by size serve the overlap with computations only.
         bucket_size=_bucket_size(world) if parallel.overlap_gradients else None,
     )
     layout = _sharded_layout(model, settings, world) if parallel.distributed_optimizer else None
@@ -37,6 +39,15 @@ def wrap(model: torch.nn.Module, config: Any, parallel: ParallelConfig, world: W
         cast(Any, param).overlaps = parallel.overlap_gradients
     wrapped.broadcast_params()  # type: ignore[operator]
     return wrapped
+
+
+def complete_weights(model: torch.nn.Module) -> None:
+    """Gather now what the next forward pass would: before weights are read otherwise. Collective over replicas."""
+    for chunk in stage_chunks(model):
+        ddp: Any = chunk
+        if ddp.ddp_config.overlap_param_gather:
+            with torch.no_grad():
+                ddp.start_param_sync(force_sync=True)
 
 
 def _bucket_size(world: World) -> int:

@@ -53,6 +53,7 @@ def _options(run: RunConfig) -> dict[str, bool]:
         f"{run.parallel.virtual_stages} virtual stages": run.parallel.virtual_stages > 1,
         "sequence parallel": run.parallel.sequence,
         "distributed optimizer": run.parallel.distributed_optimizer,
+        "overlapped gathering": run.parallel.overlap_weights,
         "overlapped reduction": run.parallel.overlap_gradients,
         f"{run.parallel.recompute} recomputation": run.parallel.recompute != "none",
     }

@@ -135,6 +135,21 @@ def faults(changes: Sequence[str], world_size: int = 1) -> list[str]:
             "parallel.sequence needs; use data.sequence_length 1020 or 1024, or parallel.sequence false",
         ),
         (
+            ["parallel.overlap_weights=true"],
+            2,
+            "parallel.overlap_weights true gathers shards in the buckets that gradients are reduced in, and "
+            "parallel.distributed_optimizer is false and parallel.overlap_gradients is false; use "
+            "parallel.distributed_optimizer true with parallel.overlap_gradients true, or "
+            "parallel.overlap_weights false",
+        ),
+        (
+            ["parallel.overlap_weights=true", "parallel.distributed_optimizer=true"],
+            2,
+            "parallel.overlap_weights true gathers shards in the buckets that gradients are reduced in, and "
+            "parallel.overlap_gradients is false; use parallel.overlap_gradients true, or "
+            "parallel.overlap_weights false",
+        ),
+        (
             ["data.image_size=230"],
             1,
             "data.image_size 230 is not a multiple of model.vision.patch 14; use data.image_size 224 or 238",

@@ -1,4 +1,4 @@
-"""Gradients reduced bucket by bucket during the backward pass are those of one process."""
+"""Gradients reduced during the backward pass and weights gathered during the forward pass are those of one process."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,9 +10,11 @@ import pytest
 
 from megatron_nmm.config import DataConfig, ModelConfig, ParallelConfig, RunConfig, SparseConfig
 from megatron_nmm.config.presets import navil
+from megatron_nmm.config.schema import ScheduleConfig
 from megatron_nmm.models.build import build
 from megatron_nmm.parallel import full_state, wrap
 from megatron_nmm.parallel.schedule import forward_backward
+from megatron_nmm.train.optim import Optimizer
 from megatron_nmm.verify import compare, layouts, synthetic
 from megatron_nmm.verify.layouts import Layout
 from megatron_nmm.verify.workers import Place, WorkerPool
@@ -34,6 +36,9 @@ LAYOUTS = (
     Layout("DP2+distributed optimizer", 2, ParallelConfig(overlap_gradients=True, distributed_optimizer=True)),
     Layout("CP2xPP2", 4, ParallelConfig(overlap_gradients=True, context=2, pipeline=2, distributed_optimizer=True)),
 )
+AT_ONCE = ScheduleConfig(kind="constant", warmup=0)
+"""Steps large enough to tell weights before from weights after one."""
+GATHERED = ParallelConfig(distributed_optimizer=True, overlap_gradients=True, overlap_weights=True)
 Step = tuple[compare.StepResult | None, int, int]
 """What a step gave, buckets of the rank, and those of them whose reduction began before the schedule asked for it."""
 
@@ -101,10 +106,46 @@ def test_reduced_on_the_way_they_are_the_same(
         assert early == buckets, "every bucket was on its way before the step's end"
 
 
-def test_state_of_many_buckets_goes_on_in_one_process(pool: WorkerPool, tmp_path: Path) -> None:
-    run = jobs.toy(Layout("alone", 1, ParallelConfig()))
+def _train(place: Place, run: RunConfig, state: compare.State, steps: int) -> tuple[list[float], compare.State | None]:
+    """Losses of ``steps`` and of a validation after the first, and the weights at the end."""
+    with small_buckets(), place.world(run.parallel, run.seed) as world:
+        model = build(run, world)
+        full_state.load(model, state)
+        optimizer = Optimizer(run, model, world)
+        losses = []
+        for step in range(1, steps + 1):
+            rows = synthetic.batches(run, 4, step, sources=2)
+            share = len(rows) // world.data_size
+            mine = rows[world.data_rank * share :][:share]
+            losses.append(forward_backward(model, mine, world, sources=2).mean)
+            optimizer.step(step)
+            if step == 1:
+                losses.append(forward_backward(model, mine, world, sources=2, forward_only=True).mean)
+        return losses, full_state.gather(model, world)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_weights_gathered_on_the_way_are_the_same(
+    processes: int, reference: tuple[RunConfig, compare.State, compare.StepResult], pool: WorkerPool
+) -> None:
+    """Read after a step, by a validation and by the next step."""
+    run, state, _ = reference
+    run = replace(run, schedule=AT_ONCE)
+    expected, weights = pool.run(1, _train, run, state, 3)[0]
+    changed = replace(run, parallel=replace(GATHERED, context=processes // 2))
+    losses, gathered = pool.run(processes, _train, changed, state, 3)[0]
+    assert losses == pytest.approx(expected, rel=1e-5)
+    for name, value in weights.items():
+        assert (gathered[name] - value).norm() <= 1e-2 * (value - state[name]).norm(), name
+
+
+@pytest.mark.parametrize("parallel", [LAYOUTS[1].parallel, GATHERED], ids=["gradients", "weights too"])
+def test_state_of_many_buckets_goes_on_in_one_process(
+    parallel: ParallelConfig, pool: WorkerPool, tmp_path: Path
+) -> None:
+    run = replace(jobs.toy(Layout("alone", 1, ParallelConfig())), schedule=AT_ONCE)
     expected = pool.run(1, jobs.train_and_save, run, tmp_path / "alone", 4)[0]
-    shared = replace(run, parallel=LAYOUTS[1].parallel)
+    shared = replace(run, parallel=parallel)
     losses = pool.run(2, _in_small_buckets, jobs.train_and_save, shared, tmp_path / "shared", 2)[0]
     losses += pool.run(1, jobs.resume_and_train, run, tmp_path / "shared", 4, tmp_path / "on")[0][1]
     assert losses == pytest.approx(expected, rel=1e-6)

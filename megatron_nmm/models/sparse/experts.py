@@ -37,6 +37,10 @@ class ExpertWeights(torch.nn.Module):
         # megatron-core's word for a weight that lies with a group of its own (the ranks that hold the same experts).
         self.weight.allreduce = False  # type: ignore[attr-defined]
 
+    def forward(self) -> torch.Tensor:
+        """The weights; a call, because megatron-core's hooks wait for weights that are gathered on the way."""
+        return self.weight
+
 
 class SparseExperts(MegatronModule):
     """megatron-core's interface of experts. Every one has a gradient, also when it got no token: zero."""
@@ -63,7 +67,7 @@ class SparseExperts(MegatronModule):
         ``probabilities`` [R] weigh each row's answer; [T, K] ones are the dispatcher's own affair, which weighs answers
         where it adds them up.
         """
-        out = type(self).product(rows_RH, self.linear_fc1.weight, self.linear_fc2.weight, tokens_per_expert)
+        out = type(self).product(rows_RH, self.linear_fc1(), self.linear_fc2(), tokens_per_expert)
         if probabilities.dim() == 1:
             out = (out * probabilities[:, None]).to(rows_RH.dtype)
         return out, None
