@@ -111,13 +111,14 @@ class NativeMultimodalModel(LanguageModule):
     def embed(self, batch: Batch, share: ContextShare) -> torch.Tensor:
         """[T (/ t), 1, H]: every token's embedding, image placeholders replaced by what the image part makes."""
         device = self.world.device.torch_device
-        hidden: torch.Tensor = self.embedding(share.take(batch.tokens)[None].to(device), position_ids=None)
+        tokens = share.take(batch.tokens)[None].to(device, non_blocking=True)
+        hidden: torch.Tensor = self.embedding(tokens, position_ids=None)
         if self.run.model.special_embeddings:
             which, places = share.held(batch.special_positions)
-            rows = self.special_embedding(_chosen(batch.special_rows, which).to(device))
-            hidden = hidden.index_copy(0, places.to(device), rows[:, None])
+            rows = self.special_embedding(_chosen(batch.special_rows, which).to(device, non_blocking=True))
+            hidden = hidden.index_copy(0, places.to(device, non_blocking=True), rows[:, None])
         which, places = share.held(batch.patch_targets)
-        hidden = hidden.index_copy(0, places.to(device), self._images(batch, which)[:, None])
+        hidden = hidden.index_copy(0, places.to(device, non_blocking=True), self._images(batch, which)[:, None])
         if self.config.sequence_parallel:
             hidden = scatter_to_sequence_parallel_region(hidden, group=self.tp_group)
         if self.run.parallel.recompute == "full" and torch.is_grad_enabled():
@@ -132,10 +133,10 @@ class NativeMultimodalModel(LanguageModule):
         """
         device = self.world.device.torch_device
         if not self.run.model.vision.depth:
-            stem: torch.Tensor = self.patch_stem(_chosen(batch.patches, which).to(device))
+            stem: torch.Tensor = self.patch_stem(_chosen(batch.patches, which).to(device, non_blocking=True))
             return stem
         images: torch.Tensor = self.vision_encoder(batch)
-        return images if which is None else take_rows(images, which.to(device))
+        return images if which is None else take_rows(images, which.to(device, non_blocking=True))
 
     def _whole_rows(self, hidden: torch.Tensor) -> torch.Tensor:
         """[T, H] from the tensor ranks' shares of the sequence."""
@@ -153,8 +154,8 @@ class NativeMultimodalModel(LanguageModule):
         """[N] fp32 cross entropy of the supervised tokens; only their rows meet the output layer."""
         device = self.world.device.torch_device
         supervised = share.supervised(batch)
-        labels = share.take(batch.labels)[supervised].to(device)
-        rows = take_rows(self._whole_rows(hidden), supervised.to(device))
+        labels = share.take(batch.labels)[supervised].to(device, non_blocking=True)
+        rows = take_rows(self._whole_rows(hidden), supervised.to(device, non_blocking=True))
         return token_losses(self._scores(rows), labels, self.tp_group)
 
     def logits(self, hidden: torch.Tensor, batch: Batch, share: ContextShare) -> torch.Tensor:

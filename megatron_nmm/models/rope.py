@@ -26,7 +26,7 @@ class Rotation:
         """Angles of ``positions_T`` for heads of ``head_width``, computed in fp32, kept in ``dtype``."""
         pairs = torch.arange(0, head_width, 2, dtype=torch.float32, device=device)
         frequency = base ** (-pairs / head_width)
-        angle = positions_T.to(device=device, dtype=torch.float32)[:, None, None] * frequency
+        angle = positions_T.to(device=device, dtype=torch.float32, non_blocking=True)[:, None, None] * frequency
         return Rotation(angle.cos().to(dtype), angle.sin().to(dtype))
 
 

@@ -18,7 +18,7 @@ class LossSums:
     """Sums over supervised tokens, not means: they add over microbatches and ranks and divide exactly once."""
 
     loss: torch.Tensor
-    """[contexts, kinds, sources] fp64, nats."""
+    """[contexts, kinds, sources] fp64, nats; on the device until the step's sum comes to the host."""
     tokens: torch.Tensor
     """[contexts, kinds, sources] fp64, supervised tokens."""
 
@@ -29,9 +29,9 @@ class LossSums:
 
     @staticmethod
     def of(losses_N: torch.Tensor, batch: Batch, sources: int, share: ContextShare = WHOLE) -> "LossSums":
-        """Sort the losses of the supervised tokens of ``batch`` in ``share`` by context, kind and source.
+        """Sort the losses of the supervised tokens of ``batch`` in ``share`` (flat order) by context, kind and source.
 
-        The losses are in flat order.
+        The sum of losses stays on their device: reading it here would wait for the device once a microbatch.
         """
         supervised = share.supervised(batch)
         context, kind, source = (
@@ -40,9 +40,10 @@ class LossSums:
         cell = (context * len(KINDS) + kind) * sources + source
         shape = (len(CONTEXTS), len(KINDS), sources)
         cells = len(CONTEXTS) * len(KINDS) * sources
-        values = losses_N.detach().double().cpu()
         return LossSums(
-            torch.zeros(cells, dtype=torch.float64).index_add_(0, cell, values).view(shape),
+            torch.zeros(cells, dtype=torch.float64, device=losses_N.device)
+            .index_add_(0, cell.to(losses_N.device, non_blocking=True), losses_N.detach().double())
+            .view(shape),
             torch.bincount(cell, minlength=cells).double().view(shape),
         )
 

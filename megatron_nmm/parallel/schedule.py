@@ -39,7 +39,7 @@ def forward_backward(
     with torch.set_grad_enabled(not forward_only):
         step = _Forward(sources, counts, world)
         sums: list[LossSums] = through_stages(model, batches, step, forward_only=forward_only)
-    local = sum(sums, LossSums.zero(sources)) if world.is_last_stage else LossSums.zero(sources)
+    local = sum(sums[1:], sums[0]) if world.is_last_stage else LossSums.zero(sources)
     return _over_all_ranks(local, world)
 
 
@@ -85,7 +85,7 @@ class _Forward:
         batch = next(batches)
 
         def loss_sum(losses_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, LossSums]:
-            tokens = torch.tensor(len(losses_N), dtype=torch.int, device=losses_N.device)
+            tokens = torch.full((), len(losses_N), dtype=torch.int, device=losses_N.device)
             share = ContextShare.of(batch, self.world)
             return losses_N.sum() / self.supervised, tokens, LossSums.of(losses_N, batch, self.sources, share)
 
@@ -108,7 +108,7 @@ def _tokens_of_step(batches: Sequence[Batch], world: World) -> torch.Tensor:
 
 def _over_all_ranks(local: LossSums, world: World) -> LossSums:
     """Sum over data and context ranks; other pipeline stages contribute zeros, tensor ranks hold the same values."""
-    both = torch.stack([local.loss, local.tokens]).to(world.device.torch_device)
+    both = torch.stack([part.to(world.device.torch_device) for part in (local.loss, local.tokens)])
     with world.waiting("the loss of the other ranks"):
         dist.all_reduce(both, group=world.groups.dp_cp)
         dist.all_reduce(both, group=world.groups.pp)

@@ -56,8 +56,9 @@ class AdamW(torch.optim.Optimizer):
 
     def _step_group(self, group: dict[str, Any], params: list[torch.Tensor]) -> None:
         device = params[0].device
-        step = torch.tensor(float(group["step"]), device=device)
-        divisor = None if self.gradient_divisor == 1.0 else torch.tensor(self.gradient_divisor, device=device)
+        # Filled on the device: a tensor made of a number on the host would be carried there, and waited for.
+        step = torch.full((), float(group["step"]), device=device)
+        divisor = None if self.gradient_divisor == 1.0 else torch.full((), self.gradient_divisor, device=device)
         beta1, beta2 = group["betas"]
         torch._fused_adamw_(
             params,

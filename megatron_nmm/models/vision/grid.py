@@ -69,6 +69,7 @@ def rotation(
     """
     quarter = head_width // 4
     frequency = base ** (-torch.arange(quarter, dtype=torch.float32, device=device) / quarter)
-    place = torch.from_numpy(np.stack([rows_P, columns_P], axis=1)).to(device=device, dtype=torch.float32)
+    place = torch.from_numpy(np.stack([rows_P, columns_P], axis=1))
+    place = place.to(device=device, dtype=torch.float32, non_blocking=True)
     angle = (place[:, :, None] * frequency).flatten(1)[:, None]
     return Rotation(angle.cos().to(dtype), angle.sin().to(dtype))
