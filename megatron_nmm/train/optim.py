@@ -51,6 +51,9 @@ class Optimizer:
         self._run, self._world, self._model = run, world, model
         sorts = (False, True) if run.model.sparse_layers else (False,)
         self._sections = tuple(_Section.of(run, model, world, expert=expert) for expert in sorts)
+        for section in self._sections[:-1]:
+            # megatron-core's word: a sharded optimizer hands all weights of the model on, so the last one does it once.
+            section.wrapped._defer_param_sync = True
 
     @property
     def adamws(self) -> tuple[AdamW, ...]:
