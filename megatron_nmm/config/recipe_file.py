@@ -5,14 +5,17 @@ import sys
 from pathlib import Path
 
 from megatron_nmm.config.schema import RunConfig
+from megatron_nmm.config.values import nearest_key
 from megatron_nmm.errors import ConfigError
 
 
 def run_of(path: str) -> RunConfig:
     """What ``recipe()`` of the Python file ``path`` returns; ConfigError when there is none or it is no run.
 
-    The file is the user's own program and is run as such, like any script: it finds the modules beside it.
+    ``file.py:name`` takes the recipe called ``name`` in the file's PRESETS. The file is the user's own program and is
+    run as such, like any script: it finds the modules beside it.
     """
+    path, preset = _parted(path)
     file = Path(path)
     if not file.is_file() or file.suffix != ".py":
         fact = "does not exist" if not file.exists() else "is no Python file"
@@ -24,10 +27,24 @@ def run_of(path: str) -> RunConfig:
     if beside not in sys.path:
         sys.path.insert(0, beside)
     spec.loader.exec_module(module)
-    recipe = getattr(module, "recipe", None)
+    recipe = getattr(module, "recipe", None) if preset is None else _preset(module, path, preset)
     if not callable(recipe):
         raise ConfigError(f"{path} has no function recipe(); define `def recipe() -> RunConfig` in it")
     run = recipe()
     if not isinstance(run, RunConfig):
         raise ConfigError(f"recipe() of {path} returns {type(run).__name__} {run!r}; let it return a RunConfig")
     return run
+
+
+def _parted(path: str) -> tuple[str, str | None]:
+    """(file, name of a preset or None)."""
+    file, found, preset = path.rpartition(".py:")
+    return (f"{file}.py", preset) if found else (path, None)
+
+
+def _preset(module: object, path: str, name: str) -> object:
+    presets = getattr(module, "PRESETS", {})
+    if name not in presets:
+        remedy = f"use {nearest_key(name, presets)}; all are {', '.join(presets)}" if presets else "leave it out"
+        raise ConfigError(f"{path} has no preset {name}; {remedy}")
+    return presets[name]

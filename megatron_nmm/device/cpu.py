@@ -3,7 +3,9 @@
 import ctypes
 import os
 import resource
+from collections.abc import Mapping
 from datetime import timedelta
+from types import MappingProxyType
 
 import torch
 
@@ -21,6 +23,7 @@ class CpuDevice:
     backend = "gloo"
     attention_backend: AttentionBackend = "per_document"
     eight_bit_products = False
+    group_options: Mapping[str, bool] = MappingProxyType({})
     fused_weight_gradient = True
     writes_first_gradient = True
     elementwise: Elementwise = "few_passes"  # compiling would need a compiler on the user's machine

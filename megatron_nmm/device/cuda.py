@@ -2,8 +2,10 @@
 
 import os
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 from importlib.util import find_spec
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ class CudaDevice:
     backend = "nccl"
     attention_backend: AttentionBackend = "flex"
     eight_bit_products = True
+    group_options: Mapping[str, bool] = MappingProxyType({})
     fused_weight_gradient = find_spec("fused_weight_gradient_mlp_cuda") is not None  # part of apex
     writes_first_gradient = False
     elementwise: Elementwise = "compiled"

@@ -52,6 +52,12 @@ NORM_ROW = 4096
 """Gradient values whose norm one thread takes at a time."""
 
 
+class Aim:
+    """Where the words of a GPU lead: the CPU, or for a dry run the meta device (device/meta.py)."""
+
+    device = torch.device("cpu")
+
+
 class StreamOnCpu:
     """A stream or event of a device that queues nothing: every wait is already over."""
 
@@ -86,11 +92,11 @@ def _names_gpu(device: object) -> bool:
 
 
 def _on_cpu(factory: Callable[..., Any]) -> Callable[..., Any]:
-    """``factory`` with GPU devices replaced by the CPU."""
+    """``factory`` with GPU devices replaced by the one aimed at."""
 
     def build(*args: Any, **kwargs: Any) -> Any:
         if _names_gpu(kwargs.get("device")):
-            kwargs["device"] = "cpu"
+            kwargs["device"] = Aim.device
         return factory(*args, **kwargs)
 
     return build
@@ -139,7 +145,7 @@ def _cuda_view() -> ModuleType:
     }
     return _View(
         torch.cuda,
-        current_device=lambda: torch.device("cpu"),
+        current_device=lambda: Aim.device,
         set_device=nothing,
         synchronize=nothing,
         empty_cache=nothing,
@@ -198,7 +204,7 @@ def patch_tensor_type(view: ModuleType) -> None:
         answer = original(self, *args, **kwargs)
         asks_for_name = not args and not kwargs
         if asks_for_name and sys._getframe(1).f_globals.get("__name__", "").startswith("megatron.core."):
-            return str(answer).replace("torch.", "torch.cuda.", 1)
+            return str(answer).replace("torch.meta.", "torch.").replace("torch.", "torch.cuda.", 1)
         return answer
 
     setattr(torch.Tensor, "type", type_name)
@@ -210,7 +216,7 @@ def patch_tensor_cuda(view: ModuleType) -> None:
 
     def to_device(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if sys._getframe(1).f_globals.get("__name__", "").startswith("megatron.core."):
-            return self
+            return self.to(Aim.device)
         return original(self, *args, **kwargs)
 
     setattr(torch.Tensor, "cuda", to_device)

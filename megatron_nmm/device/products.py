@@ -50,7 +50,7 @@ class Products:
         """[..., K] @ [K, N] -> [..., N], bit for bit torch.matmul's result."""
         threads, depth = torch.get_num_threads(), rows.shape[-1]
         count = rows.numel() // max(depth, 1)
-        large = weight.dim() == 2 and count * weight.numel() >= SMALLEST
+        large = rows.is_cpu and weight.dim() == 2 and count * weight.numel() >= SMALLEST
         if not large or threads == 1 or count % threads or not rows.is_contiguous() or torch.is_grad_enabled():
             return torch.matmul(rows, weight)
         flat = rows.view(count, depth)

@@ -3,6 +3,7 @@
 Model, training and checkpoint code never test for an accelerator; they call the ``Device`` they were given.
 """
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Literal, Protocol
 
@@ -31,6 +32,8 @@ class Device(Protocol):
 
     eight_bit_products: bool
     """Whether its hardware multiplies 8-bit floats, through Transformer Engine; else recipes of 8 bits are emulated."""
+    group_options: Mapping[str, bool]
+    """What megatron-core's groups need beside their sizes."""
     fused_weight_gradient: bool
     """Whether linear layers can add their weight gradient straight into the fp32 buffer."""
     writes_first_gradient: bool

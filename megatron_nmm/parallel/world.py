@@ -84,6 +84,7 @@ class World:
                 expert_model_parallel_size=parallel.expert,
                 expert_tensor_parallel_size=1,
                 distributed_timeout_minutes=limit.total_seconds() / 60,
+                **device.group_options,
             )
         random_states.start(seed)
         return World(device, parallel, rank, size, ProcessGroupCollection.use_mpu_process_groups())

@@ -16,6 +16,16 @@ def test_the_run_of_a_file(tmp_path: Path) -> None:
     assert run_of(str(tmp_path / "good.py")) == RunConfig(steps=7)
 
 
+def test_a_preset_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "good.py").write_text(GOOD + "PRESETS = {'long': lambda: RunConfig(steps=9)}\n")
+    assert run_of(f"{tmp_path / 'good.py'}:long") == RunConfig(steps=9)
+    with pytest.raises(ConfigError, match=r"good\.py has no preset lang; use long; all are long"):
+        run_of(f"{tmp_path / 'good.py'}:lang")
+    (tmp_path / "plain.py").write_text(GOOD)
+    with pytest.raises(ConfigError, match=r"plain\.py has no preset long; leave it out"):
+        run_of(f"{tmp_path / 'plain.py'}:long")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [

@@ -9,6 +9,7 @@ import pytest
 from tests.house.tree import PACKAGE, ROOT, files
 
 LEVELS = (
+    ("dry_run",),
     ("train",),
     ("checkpoint", "generate", "scaling", "verify"),
     ("models",),
@@ -23,7 +24,7 @@ LEVELS = (
 SPECIAL = {"data": {"config", "files", "errors"}, "hf": set[str]()}
 """``data`` stands beside the levels; an export's ``hf`` must load without this package."""
 
-CARRIES_BATCHES = ("train", "checkpoint", "generate", "scaling", "verify", "models", "parallel")
+CARRIES_BATCHES = ("dry_run", "train", "checkpoint", "generate", "scaling", "verify", "models", "parallel")
 """These take the batches that ``data`` makes, so they see ``data`` as well."""
 
 STANDARD_LIBRARY_ONLY = ("config", "files", "errors")

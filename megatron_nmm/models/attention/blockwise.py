@@ -13,6 +13,7 @@ import torch
 
 BLOCK = 256
 """Queries computed together."""
+HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -28,26 +29,28 @@ class QueryBlock:
     """Key at which ``hidden`` begins; all keys before it are visible to every query of the block."""
 
 
-def query_blocks(length: int, visible: torch.Tensor | None) -> tuple[QueryBlock, ...]:
-    """Blocks of a bucket of ``length`` queries; ``visible`` is its mask [n, 1, length, keys], None = causal squares."""
+def query_blocks(length: int, visible: torch.Tensor | None, device: torch.device = HOST) -> tuple[QueryBlock, ...]:
+    """Blocks of a bucket of ``length`` queries; ``visible`` is its host mask [n, 1, length, keys], None = causal."""
     blocks = []
     for start in range(0, length, BLOCK):
         rows = slice(start, min(start + BLOCK, length))
         if visible is None:
             hidden = torch.ones(rows.stop - start, rows.stop - start, dtype=torch.bool).triu(1)[None, None]
-            blocks.append(QueryBlock(rows, rows.stop, hidden, start))
+            blocks.append(QueryBlock(rows, rows.stop, hidden.to(device, non_blocking=True), start))
         else:
             of_rows = visible[:, :, rows]
             keys = int(of_rows.any(dim=(0, 1, 2)).nonzero().max()) + 1
             first = int(of_rows.all(dim=2).all(dim=0).int().cumprod(-1).sum())
-            blocks.append(QueryBlock(rows, keys, ~of_rows[..., first:keys], first))
+            hidden = ~of_rows[..., first:keys]
+            blocks.append(QueryBlock(rows, keys, hidden.to(device, non_blocking=True), first))
     return tuple(blocks)
 
 
-def full_blocks(length: int, inside: torch.Tensor) -> tuple[QueryBlock, ...]:
-    """Blocks of a bucket of bidirectional documents; ``inside`` [n, L] is False on padding after a document's end."""
+def full_blocks(length: int, inside: torch.Tensor, device: torch.device = HOST) -> tuple[QueryBlock, ...]:
+    """Blocks of a bucket of bidirectional documents; ``inside`` [n, L] is False on padding after a document's end, and
+    on the host."""
     first = int(inside.all(0).sum())
-    hidden = ~inside[:, None, None, first:]
+    hidden = (~inside[:, None, None, first:]).to(device, non_blocking=True)
     return tuple(
         QueryBlock(slice(start, min(start + BLOCK, length)), length, hidden, first) for start in range(0, length, BLOCK)
     )

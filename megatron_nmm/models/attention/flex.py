@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
+from megatron_nmm.models.attention import outline
 from megatron_nmm.models.attention.layout import PackedLayout
 
 BLOCK = 128
@@ -53,10 +54,22 @@ def prepare(layout: PackedLayout, device: torch.device) -> FlexMask:
         block_mask = create_block_mask(rule, None, None, asking, tokens, device=str(device))
     else:
         block_mask = full_block_mask(layout, rule, device)
-    # Uncompiled FlexAttention materialises T x T scores; on a GPU the compiled kernel is the point of using it. Rows of
-    # a decoder are all of one length; those of an encoder differ, and must not compile anew each time.
-    compiled = torch.compile(flex_attention, dynamic=not layout.causal) if device.type != "cpu" else flex_attention
-    return FlexMask(block_mask, compiled)
+    return FlexMask(block_mask, KERNELS.get(device.type, compiled)(layout.causal))
+
+
+def compiled(causal: bool) -> Callable[..., Any]:
+    """The kernel of a GPU: uncompiled FlexAttention materialises T x T scores.
+
+    Rows of a decoder are all of one length; those of an encoder differ, and must not compile anew each time.
+    """
+    return torch.compile(flex_attention, dynamic=not causal)
+
+
+KERNELS: dict[str, Callable[[bool], Callable[..., Any]]] = {
+    "cpu": lambda causal: flex_attention,
+    "meta": lambda causal: outline.attention,
+}
+"""Device type -> kernel, given whether documents are causal; every other type takes ``compiled``."""
 
 
 def full_block_mask(layout: PackedLayout, rule: Callable[..., torch.Tensor], device: torch.device) -> BlockMask:

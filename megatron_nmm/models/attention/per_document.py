@@ -59,7 +59,7 @@ def prepare(layout: PackedLayout, device: torch.device) -> Buckets:
     count, length = len(layout.document_lengths), int(layout.document_lengths[0])
     if (layout.document_lengths == length).all() and not has_block.any():
         whole = np.ones((1, length), dtype=bool)
-        return Buckets(None, (Bucket(count, length, _blocks(layout, None, whole, length)),))
+        return Buckets(None, (Bucket(count, length, _blocks(layout, None, whole, length, device)),))
     rounded = -(-layout.document_lengths // GRAIN) * GRAIN
     block_of = layout.block_of()
     buckets, slots, real = [], [], []
@@ -67,10 +67,10 @@ def prepare(layout: PackedLayout, device: torch.device) -> Buckets:
         chosen = np.flatnonzero((rounded == length) & (has_block == masked))
         index, inside = _places(layout, chosen, length)
         mask = _mask(block_of, index, inside) if masked else None
-        buckets.append(Bucket(len(chosen), length, _blocks(layout, mask, inside, length)))
+        buckets.append(Bucket(len(chosen), length, _blocks(layout, mask, inside, length, device)))
         slots.append(index.reshape(-1))
         real.append(inside.reshape(-1))
-    return Buckets(order_of(np.concatenate(slots), np.concatenate(real)), tuple(buckets))
+    return Buckets(order_of(np.concatenate(slots), np.concatenate(real), device), tuple(buckets))
 
 
 def _places(layout: PackedLayout, chosen: Ints, length: int) -> tuple[Ints, np.ndarray]:
@@ -80,9 +80,13 @@ def _places(layout: PackedLayout, chosen: Ints, length: int) -> tuple[Ints, np.n
     return layout.document_starts[chosen][:, None] + np.where(inside, offset[None, :], 0), inside
 
 
-def _blocks(layout: PackedLayout, mask: torch.Tensor | None, inside: np.ndarray, length: int) -> tuple[QueryBlock, ...]:
+def _blocks(
+    layout: PackedLayout, mask: torch.Tensor | None, inside: np.ndarray, length: int, device: torch.device
+) -> tuple[QueryBlock, ...]:
     """How the kernel cuts a bucket; ``inside`` [n, L] marks tokens, ``mask`` is that of image blocks."""
-    return query_blocks(length, mask) if layout.causal else full_blocks(length, torch.from_numpy(inside))
+    if layout.causal:
+        return query_blocks(length, mask, device)
+    return full_blocks(length, torch.from_numpy(inside), device)
 
 
 def _mask(block_of: Ints, index: Ints, inside: np.ndarray) -> torch.Tensor:
@@ -93,11 +97,12 @@ def _mask(block_of: Ints, index: Ints, inside: np.ndarray) -> torch.Tensor:
     return (torch.ones(length, length, dtype=torch.bool).tril() | same_block)[:, None]
 
 
-def order_of(slots: Ints, real: np.ndarray) -> Order:
+def order_of(slots: Ints, real: np.ndarray, device: torch.device) -> Order:
     """The way to bucket slots and back: ``slots`` [R] the places they read, ``real`` [R] False on padding."""
     home = np.empty(int(real.sum()), dtype=np.int64)
     home[slots[real]] = np.flatnonzero(real)
-    return Order(torch.from_numpy(slots), torch.from_numpy(home), torch.from_numpy(np.flatnonzero(~real)))
+    order = (torch.from_numpy(index) for index in (slots, home, np.flatnonzero(~real)))
+    return Order(*(index.to(device, non_blocking=True) for index in order))
 
 
 def attend(

@@ -93,11 +93,11 @@ def prepare(layout: PackedLayout, device: torch.device) -> PieceBuckets:
         at, asked = _places(chosen.place, chosen.queries, queries)
         met, inside = _places(chosen.start, chosen.keys, keys)
         visible = None if square else _visible(layout.queries[at], met, inside, block_of)
-        buckets.append(Bucket(len(chosen.place), queries, keys, query_blocks(queries, visible)))
+        buckets.append(Bucket(len(chosen.place), queries, keys, query_blocks(queries, visible, device)))
         for parts, values in zip(slots, (at, asked, met, inside), strict=True):
             parts.append(values.reshape(-1))
     at, asked, met, inside = (np.concatenate(parts) for parts in slots)
-    return PieceBuckets(order_of(at, asked), _key_order(met, inside), tuple(buckets))
+    return PieceBuckets(order_of(at, asked, device), _key_order(met, inside, device), tuple(buckets))
 
 
 def _rounded(lengths: Ints) -> Ints:
@@ -119,14 +119,18 @@ def _visible(query: Ints, key: Ints, inside: np.ndarray, block_of: Ints) -> torc
     return ((earlier | same_block) & torch.from_numpy(inside)[:, None, :])[:, None]
 
 
-def _key_order(slots: Ints, real: np.ndarray) -> KeyOrder:
+def _key_order(slots: Ints, real: np.ndarray, device: torch.device) -> KeyOrder:
     used = np.flatnonzero(real)
     used = used[np.argsort(slots[used], kind="stable")]
     position = slots[used]
     first = np.concatenate([[True], np.diff(position) != 0])
     turn = np.arange(len(used)) - np.flatnonzero(first)[np.cumsum(first) - 1]
     uses = [(position[turn == use], used[turn == use]) for use in range(int(turn.max()) + 1)]
-    return KeyOrder(torch.from_numpy(slots), tuple((torch.from_numpy(p), torch.from_numpy(s)) for p, s in uses))
+
+    def on_device(index: Ints) -> torch.Tensor:
+        return torch.from_numpy(index).to(device, non_blocking=True)
+
+    return KeyOrder(on_device(slots), tuple((on_device(p), on_device(s)) for p, s in uses))
 
 
 def attend(
