@@ -57,7 +57,7 @@ class ParallelConfig:
     """Ranks that share the positions of every row: activations and attention of long rows fall by as much."""
     expert: int = 1
     """Ranks that share the sparse experts of a layer; they are taken from the data, context and tensor ranks of a
-    stage."""
+    stage. Experts stay whole: tensor ranks hold different ones in place of parts of the same."""
     dispatcher: Dispatcher = "kernels"
     """What carries tokens to sparse experts and back: kernels = our operators around one all-to-all; allgather,
     alltoall = megatron-core's; deepep = megatron-core's over DeepEP, on GPUs."""
