@@ -36,6 +36,9 @@ NAMES = {"non_homogeneous_layers": True}
 """Every layer under its own number ("decoder.layers.3.mlp..."): the names that the rest of the package uses."""
 
 
+EXTRA = "_extra_state"
+"""What the names of objects end with that a layer may have beside its weights."""
+
 Shapes = dict[str, tuple[int, ...]]
 CONTAINER = 2048
 """Bytes of the archive that torch puts around each tensor, rounded up."""
@@ -58,11 +61,20 @@ def sharded(model: Any, optimizer: Optimizer | None, world: World, *, is_loading
     """
     if not is_loading:
         complete_weights(model)
-    weights = model.module.sharded_state_dict(metadata={**NAMES, "dp_cp_group": world.groups.dp_cp})
+    entries = model.module.sharded_state_dict(metadata={**NAMES, "dp_cp_group": world.groups.dp_cp})
+    weights = {name: entry for name, entry in entries.items() if not _pickled(entry)}
     state = {"model": weights}
     if optimizer is not None:
         state["optimizer"] = optimizer.sharded_state_dict(weights, is_loading)
     return state
+
+
+def _pickled(entry: Any) -> bool:
+    """Whether it is what a layer of Transformer Engine remembers, a pickle: that is neither written nor read.
+
+    Delayed scaling there begins anew when a run goes on. Layers of megatron-core's own have an empty object here.
+    """
+    return isinstance(entry, ShardedObject) and entry.data is not None and entry.key.endswith(EXTRA)
 
 
 class Shards:
@@ -130,7 +142,8 @@ def read(folder: Path, state: dict[str, Any], model: Any, optimizer: Optimizer |
     """
     # Which rank holds which element was checked when the state was saved; the check here would only add a collective.
     loaded = dist_checkpointing.load(state, str(folder), validate_access_integrity=False)
-    fresh = {name: value for name, value in model.module.state_dict().items() if is_state(name)}
+    own = model.module.state_dict()
+    fresh = {name: value for name, value in own.items() if is_state(name) or name.endswith(EXTRA)}
     model.module.load_state_dict({**fresh, **loaded["model"]})
     if optimizer is not None:
         optimizer.load_state_dict(loaded["optimizer"])

@@ -42,6 +42,10 @@ def eight_bit_parameters_are_sharded(run: RunConfig, world_size: int) -> Iterato
     if precision.recipe == PLAIN:
         remedy = "use precision.recipe fp8_current, or precision.fp8_parameters false"
         yield Fault(key, f"{fact} needs a recipe of 8 bits, and precision.recipe is plain", remedy)
+    if precision.recipe == "mxfp8":
+        # megatron-core gathers those through the gradient buffer, in a step that its own training loop takes.
+        remedy = "use precision.recipe fp8_current, or precision.fp8_parameters false"
+        yield Fault(key, f"{fact} does not go with precision.recipe mxfp8", remedy)
     if precision.emulate or run.device == "cpu":
         where = "precision.emulate is true" if precision.emulate else "device is cpu"
         yield Fault(key, f"{fact} is Transformer Engine's, and {where}", "use precision.fp8_parameters false")

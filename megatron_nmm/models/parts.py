@@ -9,6 +9,7 @@ import re
 from megatron_nmm.config import RunConfig
 
 PARTS: tuple[tuple[str, str], ...] = (
+    (r"decoder\.layers\.\d+\..*\.layer_norm_weight", "norms"),  # a norm that stands in a linear layer
     (r"vision_encoder\.connector\.", "connector"),
     (r"vision_encoder\.", "vision"),
     (r"patch_stem\.", "vision"),

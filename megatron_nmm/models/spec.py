@@ -56,15 +56,32 @@ def branches() -> dict[ModalityExperts, Branches]:
     }
 
 
-def dense_mlp(model: ModelConfig, leaves: Leaves) -> Any:
-    """What builds a layer's SwiGLU MLP, one for all tokens or one for each modality."""
+NORMS_IN_LINEAR = {
+    "self_attention.linear_qkv.layer_norm_": "input_layernorm.",
+    "mlp.linear_fc1.layer_norm_": "pre_mlp_layernorm.",
+}
+"""Where a norm and a linear layer are one: its name there -> the norm's own, which checkpoints have in either case."""
+
+
+def norm_and_column(leaves: Leaves, column: Any) -> tuple[Any, Any]:
+    """What builds a norm, and the column-parallel layer behind it; the former does nothing where both are one."""
+    from megatron.core.tensor_parallel.layers import ColumnParallelLinear
+    from megatron.core.transformer.identity_op import IdentityOp
+
+    # A layer behind rows that are parted by modality has its norm before them.
+    if leaves.norm_and_column is not None and column is ColumnParallelLinear:
+        return IdentityOp, leaves.norm_and_column
+    return leaves.norm, leaves.linear(column)
+
+
+def dense_mlp(model: ModelConfig, leaves: Leaves) -> tuple[Any, Any]:
+    """What builds the norm before a layer's SwiGLU MLP, and the MLP: one for all tokens or one for each modality."""
     from megatron.core.transformer.mlp import MLPSubmodules
 
     mlp = branches()[model.modality_experts].mlp
-    parts = MLPSubmodules(
-        linear_fc1=leaves.linear(mlp.column), linear_fc2=leaves.linear(mlp.row), activation_func=leaves.activation
-    )
-    return partial(mlp.module.as_mlp_submodule, submodules=parts)
+    norm, column = norm_and_column(leaves, mlp.column)
+    parts = MLPSubmodules(linear_fc1=column, linear_fc2=leaves.linear(mlp.row), activation_func=leaves.activation)
+    return norm, partial(mlp.module.as_mlp_submodule, submodules=parts)
 
 
 def sparse_mlp(run: RunConfig, leaves: Leaves) -> Any:
@@ -81,8 +98,8 @@ def sparse_mlp(run: RunConfig, leaves: Leaves) -> Any:
     )
 
 
-def decoder_layer(model: ModelConfig, leaves: Leaves, mlp: Any) -> Any:
-    """ModuleSpec of one pre-norm transformer layer: packed attention with QK-norm, then what ``mlp`` builds."""
+def decoder_layer(model: ModelConfig, leaves: Leaves, mlp_norm: Any, mlp: Any) -> Any:
+    """ModuleSpec of one pre-norm transformer layer: packed attention with QK-norm, then what the last two build."""
     from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
     from megatron.core.transformer.attention import SelfAttentionSubmodules
     from megatron.core.transformer.enums import AttnMaskType
@@ -91,11 +108,12 @@ def decoder_layer(model: ModelConfig, leaves: Leaves, mlp: Any) -> Any:
 
     parts = branches()[model.modality_experts].attention
     head_norm = leaves.norm if model.qk_norm else None
+    norm, column = norm_and_column(leaves, parts.column)
     settings: dict[str, Any] = {"attn_mask_type": AttnMaskType.causal}
     if parts.projection:
         settings["projection"] = leaves.linear(parts.projection)
     attention = SelfAttentionSubmodules(
-        linear_qkv=leaves.linear(parts.column),
+        linear_qkv=column,
         core_attention=PackedAttention,
         linear_proj=leaves.linear(parts.row),
         q_layernorm=head_norm,
@@ -104,12 +122,13 @@ def decoder_layer(model: ModelConfig, leaves: Leaves, mlp: Any) -> Any:
     return ModuleSpec(
         module=PlannedLayer,
         submodules=TransformerLayerSubmodules(
-            input_layernorm=leaves.norm,
+            input_layernorm=norm,
             self_attention=ModuleSpec(module=parts.module, params=settings, submodules=attention),
             self_attn_bda=get_bias_dropout_add,
-            pre_mlp_layernorm=leaves.norm,
+            pre_mlp_layernorm=mlp_norm,
             mlp=mlp,
             mlp_bda=get_bias_dropout_add,
+            sharded_state_dict_keys_map=NORMS_IN_LINEAR if leaves.norm_and_column else {},
         ),
     )
 
@@ -122,6 +141,6 @@ def decoder_block(run: RunConfig, device: Device, layers: range) -> Any:
     specs, norm = [], layer_leaves(run.precision, device, 0, model.layers).norm
     for layer in layers:
         leaves = layer_leaves(run.precision, device, layer, model.layers)
-        mlp = sparse_mlp(run, leaves) if layer in sparse else dense_mlp(model, leaves)
-        specs.append(decoder_layer(model, leaves, mlp))
+        mlp = (leaves.norm, sparse_mlp(run, leaves)) if layer in sparse else dense_mlp(model, leaves)
+        specs.append(decoder_layer(model, leaves, *mlp))
     return TransformerBlockSubmodules(layer_specs=specs, layer_norm=norm)

@@ -5,9 +5,11 @@ from typing import Any
 import torch
 
 from megatron_nmm.config import RunConfig
+from megatron_nmm.config.recipes import facts, gradient_format
 from megatron_nmm.models.pipeline_plan import stage_layers
 from megatron_nmm.parallel.gradients import finalize_gradients
 from megatron_nmm.parallel.world import World
+from megatron_nmm.precision.select import backend
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """torch types behind PrecisionConfig.dtype."""
@@ -56,6 +58,7 @@ def transformer_config(run: RunConfig, world: World) -> Any:
         # megatron-core's switch for an activation module of our own (models/spec.py).
         use_te_activation_func=not compiled,
         gradient_accumulation_fusion=world.device.fused_weight_gradient,
+        **eight_bit_settings(run, world),
         **sparse_settings(run),
     )
     config.finalize_model_grads_func = finalize_gradients
@@ -77,6 +80,24 @@ def pipeline_settings(run: RunConfig) -> dict[str, Any]:
         "pipeline_model_parallel_size": run.parallel.pipeline,
         "virtual_pipeline_model_parallel_size": virtual if virtual > 1 else None,
         "pipeline_model_parallel_layout": pipeline_layout(run),
+    }
+
+
+def eight_bit_settings(run: RunConfig, world: World) -> dict[str, Any]:
+    """Those of a recipe that Transformer Engine runs; an emulated one is no affair of megatron-core's."""
+    precision, row = run.precision, facts(run.precision)
+    if row is None or backend(precision, world.device) != "transformer_engine":
+        return {}
+    return {
+        "fp8": "hybrid" if gradient_format(precision) == "e5m2" else "e4m3",
+        "fp8_recipe": row.engine,
+        "fp8_param": precision.fp8_parameters,
+        "fp8_amax_history_len": precision.amax_history,
+        "fp8_amax_compute_algo": precision.amax_rule,
+        "tp_only_amax_red": precision.amax_over == "tensor",
+        "first_last_layers_bf16": precision.plain_first + precision.plain_last > 0,
+        "num_layers_at_start_in_bf16": precision.plain_first,
+        "num_layers_at_end_in_bf16": precision.plain_last,
     }
 
 

@@ -29,6 +29,7 @@ def wrap(model: torch.nn.Module, config: Any, parallel: ParallelConfig, world: W
         overlap_param_gather=parallel.overlap_weights,
         # Buckets by size serve the overlap with computations only.
         bucket_size=_bucket_size(world) if parallel.overlap_gradients else None,
+        fp8_param_gather=bool(config.fp8_param),
     )
     layout = _sharded_layout(model, settings, world) if parallel.distributed_optimizer else None
     wrapped: torch.nn.Module = DistributedDataParallel(

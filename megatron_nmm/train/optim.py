@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_nmm.config import OptimConfig, RunConfig
+from megatron_nmm.config.recipes import RECIPES
 from megatron_nmm.models.parts import relative_rate
 from megatron_nmm.parallel.experts import copy_of_model, is_expert, replicas, split_by_tensor
 from megatron_nmm.parallel.virtual import stage_chunks
@@ -177,6 +178,8 @@ def _wrap(adamw: AdamW, run: RunConfig, model: Any, world: World, *, expert: boo
         params_dtype=torch.bfloat16 if bf16 else torch.float32,
         use_distributed_optimizer=sharded_over_data,
         clip_grad=run.optim.clip,
+        # How weights that are kept in 8 bits are cast from the shards of fp32 ones.
+        fp8_recipe=RECIPES[run.precision.recipe].engine if run.precision.fp8_parameters else None,
     )
     if sharded_over_data:
         chunks: list[Any] = stage_chunks(model)

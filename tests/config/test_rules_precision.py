@@ -46,11 +46,16 @@ def faults(changes: Sequence[str], world_size: int = 1) -> list[str]:
             [
                 "device=cpu",
                 "parallel.distributed_optimizer=true",
-                "precision.recipe=mxfp8",
+                "precision.recipe=fp8_current",
                 "precision.fp8_parameters=true",
             ],
             "precision.fp8_parameters true is Transformer Engine's, and device is cpu; use precision.fp8_parameters "
             "false",
+        ),
+        (
+            ["parallel.distributed_optimizer=true", "precision.recipe=mxfp8", "precision.fp8_parameters=true"],
+            "precision.fp8_parameters true does not go with precision.recipe mxfp8; use precision.recipe fp8_current, "
+            "or precision.fp8_parameters false",
         ),
         (
             [*GPU, "data.sequence_length=1000"],

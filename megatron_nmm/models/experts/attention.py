@@ -15,21 +15,30 @@ from megatron_nmm.models.experts.rows import join_rows, split_rows
 from megatron_nmm.models.planned import Planned
 
 
-class ModalityProjection(Planned, LocalRowParallelLinear):
-    """The output projection of text rows, which sends visual rows through its twin's; one reduction for both.
+class ProjectionByModality(Planned):
+    """Makes of a row-parallel layer that of text rows, which sends visual rows through its twin's; one reduction for
+    both. The layer leaves communication to this class.
 
     megatron-core calls the projection inside ``Attention.forward``, hence the routing happens here and not around it.
     """
 
-    def pair_with(self, visual: LocalRowParallelLinear) -> None:
-        """Send visual rows through ``visual``, which stays a module of its owner: a tuple registers nothing."""
-        self._visual = (visual,)
+    config: Any
+
+    def pair_with(self, visual: Any, group: Any) -> None:
+        """Send visual rows through ``visual``, which stays a module of its owner, and add both up over ``group``."""
+        # A tuple registers nothing.
+        self._visual, self._group = (visual,), group
 
     def forward(self, input_: torch.Tensor) -> tuple[torch.Tensor, None]:
         """[T, 1, heads * D / t] -> [T (/ t), 1, H], and no bias."""
         text, visual = split_rows(input_, self.routing)
-        joined = join_rows(super().forward(text)[0], self._visual[0](visual)[0], self.routing)
-        return leave_tensor_region(joined, self.config, self.tp_group), None
+        own: Any = super()
+        joined = join_rows(own.forward(text)[0], self._visual[0](visual)[0], self.routing)
+        return leave_tensor_region(joined, self.config, self._group), None
+
+
+class ModalityProjection(ProjectionByModality, LocalRowParallelLinear):
+    """On megatron-core's own layer."""
 
 
 class ModalitySelfAttention(Planned, SelfAttention):
@@ -40,10 +49,10 @@ class ModalitySelfAttention(Planned, SelfAttention):
     """
 
     def __init__(self, config: Any, submodules: Any, *arguments: Any, projection: Any, **settings: Any) -> None:
-        """As megatron-core's SelfAttention, twice; ``projection`` builds a ModalityProjection."""
+        """As megatron-core's SelfAttention, twice; ``projection`` builds a ProjectionByModality."""
         super().__init__(config, replace(submodules, linear_proj=projection), *arguments, **settings)
         self.visual = SelfAttention(config, replace(submodules, core_attention=IdentityOp), *arguments, **settings)
-        cast(ModalityProjection, self.linear_proj).pair_with(self.visual.linear_proj)
+        cast(ProjectionByModality, self.linear_proj).pair_with(self.visual.linear_proj, self.tp_group)
 
     def get_query_key_value_tensors(
         self, hidden_states: torch.Tensor, *arguments: Any, **settings: Any

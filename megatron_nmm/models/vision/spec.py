@@ -6,6 +6,7 @@ from typing import Any
 from megatron_nmm.config.schema_model import VisionConfig
 from megatron_nmm.models.attention.core import PackedAttention, WindowAttention
 from megatron_nmm.models.leaves import Leaves
+from megatron_nmm.models.spec import NORMS_IN_LINEAR, norm_and_column
 from megatron_nmm.models.vision.gelu import Gelu
 from megatron_nmm.models.vision.layer_scale import LayerScale
 
@@ -20,33 +21,35 @@ def encoder_layer(vision: VisionConfig, config: Any, leaves: Leaves, windowed: b
     from megatron.core.transformer.spec_utils import ModuleSpec
     from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
+    norm, column = norm_and_column(leaves, ColumnParallelLinear)
     head_norm = leaves.norm if vision.qk_norm else None
     join: Any = get_bias_dropout_add
     if vision.layer_scale:
         join = ModuleSpec(module=LayerScale, params={"config": config, "start": vision.layer_scale})
     attention = SelfAttentionSubmodules(
-        linear_qkv=partial(_without_bias, leaves.linear(ColumnParallelLinear)),
+        linear_qkv=partial(_without_bias, column),
         core_attention=WindowAttention if windowed else PackedAttention,
         linear_proj=leaves.linear(RowParallelLinear),
         q_layernorm=head_norm,
         k_layernorm=head_norm,
     )
     mlp = MLPSubmodules(
-        linear_fc1=leaves.linear(ColumnParallelLinear),
+        linear_fc1=column,
         linear_fc2=leaves.linear(RowParallelLinear),
         activation_func=Gelu if vision.mlp == "gelu" else leaves.activation,
     )
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
-            input_layernorm=leaves.norm,
+            input_layernorm=norm,
             self_attention=ModuleSpec(
                 module=SelfAttention, params={"attn_mask_type": AttnMaskType.no_mask}, submodules=attention
             ),
             self_attn_bda=join,
-            pre_mlp_layernorm=leaves.norm,
+            pre_mlp_layernorm=norm,
             mlp=partial(MLP.as_mlp_submodule, submodules=mlp),
             mlp_bda=join,
+            sharded_state_dict_keys_map=NORMS_IN_LINEAR if leaves.norm_and_column else {},
         ),
     )
 

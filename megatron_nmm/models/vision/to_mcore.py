@@ -38,6 +38,7 @@ def encoder_config(vision: VisionConfig, config: Any, placed: Placement) -> Any:
         expert_model_parallel_size=1,
         layernorm_epsilon=vision.norm_epsilon,
         qk_layernorm=vision.qk_norm,
+        first_last_layers_bf16=False,  # the decoder's
         # drawn for this depth, not the decoder's
         init_method=None,
         output_layer_init_method=None,
