@@ -11,7 +11,7 @@ from tests.house.tree import PACKAGE, ROOT, files
 LEVELS = (
     ("dry_run",),
     ("train",),
-    ("checkpoint", "generate", "scaling", "verify"),
+    ("checkpoint", "generate", "planner", "scaling", "verify"),
     ("models",),
     ("precision", "parallel"),
     ("device",),

@@ -6,15 +6,15 @@ its decoder sends less between ranks as a whole: its gradients once a step in pl
 """
 
 from datetime import timedelta
-from typing import Any, Literal
-
-import torch.distributed as dist
+from typing import TYPE_CHECKING, Any, Literal
 
 from megatron_nmm.config import RunConfig
 from megatron_nmm.config.schema import Dtype
 from megatron_nmm.models.accounting import parameters
 from megatron_nmm.models.pipeline_plan import typical_row
-from megatron_nmm.parallel.world import World
+
+if TYPE_CHECKING:  # the decision is asked for where torch is not loaded, too
+    from megatron_nmm.parallel.world import World
 
 Placement = Literal["tensor", "data"]
 VALUE_BYTES: dict[Dtype, int] = {"fp32": 4, "bf16": 2}
@@ -55,10 +55,11 @@ def _sends_less(run: RunConfig) -> bool:
     return tokens + GRADIENT_BYTES * (counted.vision + counted.connector) < features
 
 
-def encoder_groups(world: World, placed: Placement) -> Any:
+def encoder_groups(world: "World", placed: Placement) -> Any:
     """megatron-core's groups for the encoder's layers; in placement "data" their tensor group is this rank alone."""
     if placed == "tensor":
         return world.groups
+    import torch.distributed as dist
     from megatron.core.process_groups_config import ProcessGroupCollection
 
     alone = dist.new_group(

@@ -1,0 +1,91 @@
+"""Every way to lay a run out on a number of GPUs that ``check`` accepts; what is legal stands in config alone."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import product
+from typing import Any, get_args, get_type_hints
+
+from megatron_nmm.config.check import check
+from megatron_nmm.config.fault import divisors
+from megatron_nmm.config.schema import DataConfig, ParallelConfig, RunConfig
+from megatron_nmm.planner.gpus import NODE
+
+CONTEXTS, ROUNDS, ROWS = (1, 2, 4, 8), (1, 2, 4), (1, 2, 4, 8)
+"""Context sizes, pieces of a pipeline rank and rows of a microbatch that are tried."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One key of the layout and the values that are tried."""
+
+    key: str
+    values: tuple[Any, ...]
+
+
+def axes(run: RunConfig, gpus: int) -> tuple[Axis, ...]:
+    """What is varied, as far as this version's configuration has it: tensor groups within a node, stages as planned."""
+    model, wanted = run.model, run.data.microbatch
+    sizes: dict[str, Sequence[Any]] = {
+        "tensor": [size for size in divisors(gpus) if size <= NODE],
+        "pipeline": [size for size in divisors(gpus) if size <= model.layers],
+        "context": CONTEXTS,
+        "virtual_stages": ROUNDS,
+        "expert": divisors(model.sparse.experts) if model.sparse_layers else (1,),
+        "recompute": get_args(get_type_hints(ParallelConfig)["recompute"]),
+    }
+    known = {field.name for field in fields(ParallelConfig)}
+    found = [Axis(f"parallel.{name}", tuple(values)) for name, values in sizes.items() if name in known]
+    return (*found, Axis("data.microbatch", tuple(sorted({*ROWS, wanted}))))
+
+
+def legal(run: RunConfig, gpus: int) -> Iterator[RunConfig]:
+    """``run`` in every layout that ``check`` finds without fault on ``gpus`` processes.
+
+    Sequence parallelism goes with tensor parallelism and the optimizer is sharded: both save memory at no cost here.
+    """
+    varied = axes(run, gpus)
+    for values in product(*(axis.values for axis in varied)):
+        changed = laid_out(run, {axis.key: value for axis, value in zip(varied, values, strict=True)})
+        if _fits_at_a_glance(changed.parallel, gpus) and not check(changed, gpus):
+            yield changed
+
+
+def laid_out(run: RunConfig, values: Mapping[str, Any]) -> RunConfig:
+    """``run`` with these values of ``parallel.`` and ``data.`` keys."""
+    of = {"parallel": {}, "data": {}}  # type: dict[str, dict[str, Any]]
+    for key, value in values.items():
+        group, _, name = key.partition(".")
+        of[group][name] = value
+    same = {"stage_layers": (), "distributed_optimizer": True, "sequence": of["parallel"]["tensor"] > 1}
+    parallel = replace(run.parallel, **{**same, **of["parallel"]})
+    data: DataConfig = replace(run.data, **of["data"])
+    return replace(run, parallel=parallel, data=data)
+
+
+def _fits_at_a_glance(parallel: ParallelConfig, gpus: int) -> bool:
+    """Whether one copy of the model divides the GPUs: ``check`` asks that as well, at a thousand times the cost."""
+    return gpus % parallel.processes == 0
+
+
+def changes(run: RunConfig, gpus: int) -> list[str]:
+    """The ``KEY=VALUE`` of ``--set`` that lay ``run`` out as it is."""
+    keys = [axis.key for axis in axes(run, gpus)] + ["parallel.sequence", "parallel.distributed_optimizer"]
+    found = []
+    for key in keys:
+        group, _, name = key.partition(".")
+        value = getattr(getattr(run, group), name)
+        found.append(f"{key}={str(value).lower() if isinstance(value, bool) else value}")
+    return [*found, "parallel.stage_layers=[]"]
+
+
+def has_legal(run: RunConfig, gpus: int) -> bool:
+    """Whether there is any; rows and recomputation make none legal that would not be so otherwise."""
+    few = replace(run, data=replace(run.data, microbatch=1))
+    return next(legal(few, gpus), None) is not None
+
+
+def nearest_counts(run: RunConfig, gpus: int, reach: int = 64) -> list[int]:
+    """The nearest numbers of GPUs below and above that have a legal layout, as far as ``reach`` away."""
+    below = next((n for n in range(gpus - 1, max(0, gpus - reach), -1) if has_legal(run, n)), None)
+    above = next((n for n in range(gpus + 1, gpus + reach) if has_legal(run, n)), None)
+    return [n for n in (below, above) if n is not None]

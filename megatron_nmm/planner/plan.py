@@ -1,0 +1,169 @@
+"""The plan: every legal layout with its memory, traffic and predicted time, those that fit ranked by the latter."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from megatron_nmm.config.fault import either
+from megatron_nmm.config.schema import RunConfig
+from megatron_nmm.errors import ConfigError
+from megatron_nmm.planner.efficiency import Shares
+from megatron_nmm.planner.gpus import GPUS, Gpu
+from megatron_nmm.planner.layouts import legal, nearest_counts
+from megatron_nmm.planner.load import typical
+from megatron_nmm.planner.memory import Memory, memory
+from megatron_nmm.planner.place import Place
+from megatron_nmm.planner.time import Seconds, bubble, image_share, model_flops, rank_seconds, step_seconds
+from megatron_nmm.planner.traffic import Flow, flows
+
+
+@dataclass(frozen=True)
+class Option:
+    """One legal layout and what it costs."""
+
+    run: RunConfig
+    place: Place
+    memory: Memory
+    """Of the fullest rank."""
+    rank: int
+    """Its pipeline rank."""
+    ranks: tuple[Seconds, ...]
+    """Time of each pipeline rank."""
+    sent: tuple[Flow, ...]
+    """By the pipeline rank that sends for longest."""
+    seconds: float
+    """Of a step."""
+    flops: float
+    """Of a step of the whole job, without recomputation."""
+
+    image_flops: float
+    """Share of ``flops`` that patches and encoder take."""
+
+    @property
+    def bubble(self) -> float:
+        """Share of a step that ranks of an even pipeline would wait."""
+        return bubble(self.place.pipeline, self.place.microbatches, self.place.virtual)
+
+    @property
+    def imbalance(self) -> float:
+        """The slowest stage's time over the mean: what the encoder, the output layer and uneven layers cost."""
+        each = [rank.microbatches for rank in self.ranks]
+        return max(each) * len(each) / sum(each)
+
+    def mfu(self, gpu: Gpu) -> float:
+        """Model FLOPs as a share of the job's bf16 peak."""
+        return self.flops / (self.seconds * gpu.bf16 * self.place.world)
+
+    def tokens_per_second(self) -> float:
+        """Decoder positions a GPU and second, images and padding included."""
+        return self.run.data.global_batch * self.run.data.sequence_length / self.seconds / self.place.world
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All legal layouts of a run on a number of GPUs."""
+
+    gpu: Gpu
+    gpus: int
+    fitting: tuple[Option, ...]
+    """Those that fit, the fastest first."""
+    legal: int
+    """How many are legal."""
+
+    @property
+    def best(self) -> Option:
+        """The fastest of those that fit."""
+        return self.fitting[0]
+
+
+def plan(run: RunConfig, gpus: int, gpu: Gpu, shares: Shares, *, fp8: bool = False) -> Plan:
+    """Rank the layouts of ``run``; ConfigError when none is legal or none fits, with what would help."""
+    if fp8 and not gpu.fp8:
+        able = [name for name, one in GPUS.items() if one.fp8]
+        raise ConfigError(f"{gpu.name} has no FP8 products; leave --fp8 out, or use --gpu {either(able)}")
+    sizes = list(_sizes(run, gpus, fp8=fp8))
+    if not sizes:
+        raise ConfigError(_no_layout(run, gpus))
+    room = gpu.memory * shares["usable"]
+    fitting = [(run, place) for run, place, used in sizes if used.total <= room]
+    if not fitting:
+        raise ConfigError(_no_room(run, gpus, gpu, shares, sizes, fp8))
+    options = [option(run, place, gpu, shares, fp8=fp8) for run, place in fitting]
+    return Plan(gpu, gpus, tuple(sorted(options, key=lambda one: one.seconds)), len(sizes))
+
+
+def option(run: RunConfig, place: Place, gpu: Gpu, shares: Shares, *, fp8: bool = False) -> Option:
+    """What one layout costs."""
+    load = typical(run, place)
+    rank, used = fullest(run, place, fp8=fp8)
+    sent = [flows(run, place, each, load) for each in range(place.pipeline)]
+    ranks = [rank_seconds(run, place, each, load, gpu, shares, sent[each], fp8=fp8) for each in range(place.pipeline)]
+    slowest = max(range(place.pipeline), key=lambda each: ranks[each].sent + ranks[each].reduced)
+    return Option(
+        run=run,
+        place=place,
+        memory=used,
+        rank=rank,
+        ranks=tuple(ranks),
+        sent=tuple(sent[slowest]),
+        seconds=step_seconds(ranks, place),
+        flops=model_flops(run, load, place),
+        image_flops=image_share(run, load),
+    )
+
+
+def fullest(run: RunConfig, place: Place, *, fp8: bool = False) -> tuple[int, Memory]:
+    """(pipeline rank, memory) of the rank that allocates most."""
+    load = typical(run, place)
+    each = [memory(run, place, rank, load, fp8=fp8) for rank in range(place.pipeline)]
+    rank = max(range(place.pipeline), key=lambda rank: each[rank].total)
+    return rank, each[rank]
+
+
+Sized = tuple[RunConfig, Place, Memory]
+
+
+def _sizes(run: RunConfig, gpus: int, *, fp8: bool) -> Iterator[Sized]:
+    """Every legal layout with the memory of its fullest rank."""
+    for changed in legal(run, gpus):
+        place = Place.of(changed, gpus)
+        yield changed, place, fullest(changed, place, fp8=fp8)[1]
+
+
+def _no_layout(run: RunConfig, gpus: int) -> str:
+    """Why there is none, and how many GPUs would do."""
+    counts = nearest_counts(run, gpus)
+    remedy = (
+        f"use --gpus {either(counts)}" if counts else "change data.global_batch, of which data ranks take equal parts"
+    )
+    return (
+        f"no layout of {run.name} is legal on {gpus} GPUs with data.global_batch {run.data.global_batch} and "
+        f"{run.model.layers} layers; {remedy}"
+    )
+
+
+def _no_room(run: RunConfig, gpus: int, gpu: Gpu, shares: Shares, sizes: Sequence[Sized], fp8: bool) -> str:
+    """How many bytes are missing in the smallest layout, and what would help."""
+    changed, place, used = min(sizes, key=lambda sized: sized[2].total)
+    room = gpu.memory * shares["usable"]
+    largest = max(("weights", "gradients", "optimizer", "activations", "working"), key=lambda kind: getattr(used, kind))
+    return (
+        f"{run.name} fits in no layout on {gpus} x {gpu.name}: the smallest of {len(sizes)} (tensor {place.tensor}, "
+        f"pipeline {place.pipeline}, expert {place.expert}, recompute {changed.parallel.recompute}) needs "
+        f"{used.total / 1e9:.1f} GB on its fullest rank, {(used.total - room) / 1e9:.1f} GB more than the "
+        f"{room / 1e9:.1f} GB that are usable, and most of it for {largest} "
+        f"({getattr(used, largest) / 1e9:.1f} GB); {_what_helps(run, gpus, shares, used, fp8)}"
+    )
+
+
+def _what_helps(run: RunConfig, gpus: int, shares: Shares, used: Memory, fp8: bool) -> str:
+    """A larger GPU, or more of them: those that are known to fit."""
+    larger = [name for name, one in GPUS.items() if used.total <= one.memory * shares["usable"]]
+    ways = [f"--gpu {either(larger)}"] if larger else []
+    # Doubling divides optimizer state at least; beyond a few doublings nothing more is split.
+    more = (gpus * 2**times for times in range(1, 6))
+    smallest = min(one.memory for one in GPUS.values()) * shares["usable"]
+    enough = next((n for n in more if any(s[2].total <= smallest for s in _sizes(run, n, fp8=fp8))), None)
+    if enough:
+        ways.append(f"--gpus {enough}")
+    ways.append("a shorter data.sequence_length")
+    return f"use {', or '.join(ways)}"
