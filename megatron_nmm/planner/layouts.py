@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any, get_args, get_type_hints
 
 from megatron_nmm.config.check import check
-from megatron_nmm.config.fault import divisors
+from megatron_nmm.config.fault import Fault, divisors
 from megatron_nmm.config.schema import DataConfig, ParallelConfig, RunConfig
 from megatron_nmm.planner.gpus import NODE
 
@@ -65,6 +65,13 @@ def laid_out(run: RunConfig, values: Mapping[str, Any]) -> RunConfig:
 def _fits_at_a_glance(parallel: ParallelConfig, gpus: int) -> bool:
     """Whether one copy of the model divides the GPUs: ``check`` asks that as well, at a thousand times the cost."""
     return gpus % parallel.processes == 0
+
+
+def common_faults(run: RunConfig, gpus: int) -> list[Fault]:
+    """Faults of ``run`` that every layout has: they are not about layouts."""
+    simple = laid_out(run, {"parallel.tensor": 1, "parallel.pipeline": 1, "parallel.expert": 1, "data.microbatch": 1})
+    alone = replace(simple, data=replace(simple.data, global_batch=gpus))
+    return list(check(alone, gpus))
 
 
 def changes(run: RunConfig, gpus: int) -> list[str]:

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from megatron_nmm.config.fault import either
+from megatron_nmm.config.fault import config_error, either
 from megatron_nmm.config.schema import RunConfig
 from megatron_nmm.errors import ConfigError
 from megatron_nmm.planner.efficiency import Shares
 from megatron_nmm.planner.gpus import GPUS, Gpu
-from megatron_nmm.planner.layouts import legal, nearest_counts
+from megatron_nmm.planner.layouts import common_faults, legal, nearest_counts
 from megatron_nmm.planner.load import typical
 from megatron_nmm.planner.memory import Memory, memory
 from megatron_nmm.planner.place import Place
@@ -82,6 +82,8 @@ def plan(run: RunConfig, gpus: int, gpu: Gpu, shares: Shares, *, fp8: bool = Fal
         raise ConfigError(f"{gpu.name} has no FP8 products; leave --fp8 out, or use --gpu {either(able)}")
     sizes = list(_sizes(run, gpus, fp8=fp8))
     if not sizes:
+        if everywhere := common_faults(run, gpus):
+            raise config_error(f"{run.name} cannot be planned in any layout", everywhere)
         raise ConfigError(_no_layout(run, gpus))
     room = gpu.memory * shares["usable"]
     fitting = [(run, place) for run, place, used in sizes if used.total <= room]

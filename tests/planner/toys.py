@@ -25,7 +25,7 @@ TOYS: dict[str, RunConfig] = {
     "experts": _with(modality_experts="all", special_embeddings=True, image_mask="causal"),
     "navil": replace(
         _with(modality_experts="all", special_embeddings=True, image_mask="causal", vision=NAVIL),
-        data=replace(DENSE.data, image_rule="native", min_patches=4, max_patches=24),
+        data=replace(DENSE.data, image_rule="native", augment=False, min_patches=4, max_patches=24),
     ),
     "sparse": _with(sparse=SparseConfig(experts=4, top_k=2, ffn=160)),
     "some sparse": _with(sparse=SparseConfig(experts=4, top_k=1, ffn=160, dense_layers=(0, 2))),
