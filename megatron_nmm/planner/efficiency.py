@@ -24,7 +24,7 @@ ASSUMPTIONS: dict[str, Assumption] = {
     "node": Assumption(0.75, "of the bandwidth between GPUs of a node"),
     "network": Assumption(0.80, "of the bandwidth between nodes"),
     "tensor_overlap": Assumption(0.0, "of the tensor, context and expert groups' traffic hidden behind products"),
-    "data_overlap": Assumption(0.0, "of the gradients' reduction hidden behind the backward pass"),
+    "data_overlap": Assumption(0.8, "of gradients and weights hidden behind products, where parallel.overlap_* is on"),
     "usable": Assumption(0.90, "of the GPU's memory for tensors: driver, communication buffers, gaps take the rest"),
 }
 """Name -> assumption; ``--efficiency NAME=VALUE`` sets one."""

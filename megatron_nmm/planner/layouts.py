@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import product
+from itertools import islice, product
 from typing import Any, get_args, get_type_hints
 
 from megatron_nmm.config.check import check
 from megatron_nmm.config.fault import Fault, divisors
 from megatron_nmm.config.schema import DataConfig, ParallelConfig, RunConfig
 from megatron_nmm.planner.gpus import NODE
+from megatron_nmm.planner.place import OVERLAPS
 
 CONTEXTS, ROUNDS, ROWS = (1, 2, 4, 8), (1, 2, 4), (1, 2, 4, 8)
 """Context sizes, pieces of a pipeline rank and rows of a microbatch that are tried."""
@@ -42,12 +43,14 @@ def legal(run: RunConfig, gpus: int) -> Iterator[RunConfig]:
     """``run`` in every layout that ``check`` finds without fault on ``gpus`` processes.
 
     Sequence parallelism goes with tensor parallelism and the optimizer is sharded: both save memory at no cost here.
+    Data ranks talk while they compute where ``check`` lets them.
     """
     varied = axes(run, gpus)
     for values in product(*(axis.values for axis in varied)):
         changed = laid_out(run, {axis.key: value for axis, value in zip(varied, values, strict=True)})
-        if _fits_at_a_glance(changed.parallel, gpus) and not check(changed, gpus):
-            yield changed
+        if _fits_at_a_glance(changed.parallel, gpus):
+            ways = (_overlapping(changed), changed) if _switches() else (changed,)
+            yield from islice((way for way in ways if not check(way, gpus)), 1)
 
 
 def laid_out(run: RunConfig, values: Mapping[str, Any]) -> RunConfig:
@@ -56,10 +59,22 @@ def laid_out(run: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     for key, value in values.items():
         group, _, name = key.partition(".")
         of[group][name] = value
-    same = {"stage_layers": (), "distributed_optimizer": True, "sequence": of["parallel"]["tensor"] > 1}
+    same: dict[str, Any] = {"stage_layers": (), "distributed_optimizer": True, "sequence": of["parallel"]["tensor"] > 1}
     parallel = replace(run.parallel, **{**same, **of["parallel"]})
     data: DataConfig = replace(run.data, **of["data"])
     return replace(run, parallel=parallel, data=data)
+
+
+def _switches() -> tuple[str, ...]:
+    """Those of OVERLAPS that this version's configuration has."""
+    known = {field.name for field in fields(ParallelConfig)}
+    return tuple(name for name in OVERLAPS if name in known)
+
+
+def _overlapping(run: RunConfig) -> RunConfig:
+    """``run`` with all of them on."""
+    switches: dict[str, Any] = dict.fromkeys(_switches(), True)
+    return replace(run, parallel=replace(run.parallel, **switches))
 
 
 def _fits_at_a_glance(parallel: ParallelConfig, gpus: int) -> bool:
@@ -77,6 +92,7 @@ def common_faults(run: RunConfig, gpus: int) -> list[Fault]:
 def changes(run: RunConfig, gpus: int) -> list[str]:
     """The ``KEY=VALUE`` of ``--set`` that lay ``run`` out as it is."""
     keys = [axis.key for axis in axes(run, gpus)] + ["parallel.sequence", "parallel.distributed_optimizer"]
+    keys += [f"parallel.{name}" for name in _switches()]
     found = []
     for key in keys:
         group, _, name = key.partition(".")

@@ -8,6 +8,9 @@ from megatron_nmm.config.schema import ParallelConfig, RunConfig
 from megatron_nmm.models.pipeline_plan import stage_layers
 from megatron_nmm.models.vision.placement import placement
 
+OVERLAPS = ("overlap_gradients", "overlap_weights")
+"""Switches that let data ranks talk while they compute."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -93,6 +96,12 @@ def size(parallel: ParallelConfig, name: str) -> int:
     return value
 
 
+def switched_on(parallel: ParallelConfig, name: str) -> bool:
+    """Whether a switch of the layout is on; off where this version's configuration has no such key."""
+    value: bool = getattr(parallel, name, False)
+    return value
+
+
 @lru_cache(1024)
 def _stages(run: RunConfig) -> tuple[int, ...]:
     """Layers of each stage; planned once for all layouts that cut the decoder alike."""
@@ -101,7 +110,7 @@ def _stages(run: RunConfig) -> tuple[int, ...]:
 
 def _without_rows(run: RunConfig) -> RunConfig:
     """What the stages do not depend on, made alike."""
-    names = ("tensor", "context", "expert", "sequence", "recompute", "distributed_optimizer")
+    names = ("tensor", "context", "expert", "sequence", "recompute", "distributed_optimizer", *OVERLAPS)
     plain = ParallelConfig()
     same = {name: getattr(plain, name) for name in names if hasattr(plain, name)}
     return replace(run, parallel=replace(run.parallel, **same), data=replace(run.data, microbatch=1))

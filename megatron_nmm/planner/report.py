@@ -131,7 +131,8 @@ def assumptions(plan: Plan, shares: Shares) -> Iterator[str]:
     yield f"Assumed (--efficiency NAME=VALUE): {told}."
     yield (
         "Rows are full, one document each, 54.4 % of them image tokens; sparse experts are evenly loaded; tensor "
-        "groups stay in a node. MFU counts the FLOPs a model needs, without recomputation, against the bf16 peak."
+        "groups stay in a node; latencies are left out. MFU counts the FLOPs a model needs, without recomputation, "
+        "against the bf16 peak."
     )
 
 

@@ -3,9 +3,11 @@ pipeline's waiting. A prediction from data sheets and the assumptions of efficie
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
-from megatron_nmm.config.schema import RunConfig
-from megatron_nmm.models.accounting import step_flops
+from megatron_nmm.config.schema import RatesConfig, RunConfig
+from megatron_nmm.config.schema_model import ModelConfig
+from megatron_nmm.models.accounting import Flops, Work, step_flops
 from megatron_nmm.models.accounting.activations import FP32
 from megatron_nmm.models.accounting.flops import decoder_terms
 from megatron_nmm.planner.efficiency import Shares
@@ -93,7 +95,8 @@ def rank_seconds(
 def flow_seconds(flow: Flow, gpu: Gpu, shares: Shares) -> float:
     """Of what is sent, the part that nothing hides."""
     rates: dict[Link, float] = {"node": gpu.node_link, "network": gpu.network}
-    hidden = {"data": shares["data_overlap"], "pipeline": 0.0}.get(flow.kind, shares["tensor_overlap"])
+    data = shares["data_overlap"] if flow.overlapped else 0.0
+    hidden = {"data": data, "pipeline": 0.0}.get(flow.kind, shares["tensor_overlap"])
     return flow.bytes * (1 - hidden) / (rates[flow.link] * shares[flow.link])
 
 
@@ -115,12 +118,18 @@ class Operations:
         return self.layers + self.plain + self.experts + self.attention
 
 
+@lru_cache(1024)
+def _flops(model: ModelConfig, work: Work, rates: RatesConfig | None = None) -> Flops:
+    """As ``step_flops``; layouts share what a microbatch costs."""
+    return step_flops(model, work, rates)
+
+
 def operations(run: RunConfig, place: Place, rank: int, load: Load) -> Operations:
     """Of pipeline rank ``rank``; the encoder stands on the first, the output layer on the last."""
     decoder = decoder_terms()
     layers = len(place.layers[rank]) / run.model.layers
     kinds = {"layers": 0.0, "plain": 0.0, "experts": 0.0, "attention": 0.0}
-    whole = step_flops(run.model, load.work, run.optim.rates)
+    whole = _flops(run.model, load.work, run.optim.rates)
     for name, flops in whole.by_term.items():
         last = name == "output_layer"
         share = layers if name in decoder else float(rank == (place.pipeline - 1 if last else 0))
@@ -143,8 +152,8 @@ def _again(run: RunConfig, place: Place, load: Load, layers: float, *, first: bo
         return 0.0
     if place.recompute == "selective":
         return layers * 4 * load.work.attended_pairs * run.model.heads * run.model.head_width * run.model.layers
-    forward = step_flops(run.model, load.work).forward
-    rest = step_flops(replace(run.model, layers=0), load.work).forward
+    forward = _flops(run.model, load.work).forward
+    rest = _flops(replace(run.model, layers=0), load.work).forward
     logits = 2 * load.work.logit_tokens * run.model.vocabulary * run.model.width
     encoder = rest - logits if run.model.vision.depth and first else 0.0
     return layers * (forward - rest) + encoder
@@ -152,11 +161,11 @@ def _again(run: RunConfig, place: Place, load: Load, layers: float, *, first: bo
 
 def model_flops(run: RunConfig, load: Load, place: Place) -> float:
     """Operations that a step of the whole job needs, without recomputation."""
-    return step_flops(run.model, load.work, run.optim.rates).total * place.microbatches * place.data
+    return _flops(run.model, load.work, run.optim.rates).total * place.microbatches * place.data
 
 
 def image_share(run: RunConfig, load: Load) -> float:
     """Share of a step's operations that patches, encoder and connector take."""
-    by_term = step_flops(run.model, load.work, run.optim.rates).by_term
+    by_term = _flops(run.model, load.work, run.optim.rates).by_term
     before = set(by_term) - decoder_terms() - {"output_layer"}
     return sum(by_term[name] for name in before) / sum(by_term.values())

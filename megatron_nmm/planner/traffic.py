@@ -14,7 +14,7 @@ from megatron_nmm.models.accounting.activations import FP32, Layer
 from megatron_nmm.models.vision.placement import VALUE_BYTES
 from megatron_nmm.planner.gpus import NODE
 from megatron_nmm.planner.load import Load, decoder_layer, encoder_layer
-from megatron_nmm.planner.place import Place
+from megatron_nmm.planner.place import Place, switched_on
 from megatron_nmm.planner.weights import buffer_values, held
 
 Link = Literal["node", "network"]
@@ -33,6 +33,8 @@ class Flow:
     """Over that link in a step."""
     each_microbatch: bool
     """Sent with every microbatch; else once a step."""
+    overlapped: bool = False
+    """Sent while the rank computes."""
 
 
 def flows(run: RunConfig, place: Place, rank: int, load: Load) -> list[Flow]:
@@ -139,15 +141,20 @@ def _pipeline(run: RunConfig, place: Place, rank: int, load: Load) -> Iterator[F
 def _data(run: RunConfig, place: Place, rank: int) -> Iterator[Flow]:
     """Gradients summed in fp32 over ranks with the same weights; with a sharded optimizer scattered, and weights
     gathered. Ranks of a node share the way out of it."""
-    value, sharded = VALUE_BYTES[run.precision.dtype], run.parallel.distributed_optimizer
+    parallel = run.parallel
+    value, sharded = VALUE_BYTES[run.precision.dtype], parallel.distributed_optimizer
     tensors = held(run, place, rank)
-    for expert, what, stride in ((False, "gradients", place.tensor), (True, "expert gradients", place.expert)):
+    for expert, of, stride in ((False, "", place.tensor), (True, "expert ", place.expert)):
         replicas = place.replicas(expert=expert)
         trained = [one for one in tensors if one.trained and one.expert == expert]
         values = buffer_values(trained, replicas, sharded=sharded)
-        sends = values * ring(replicas) * (FP32 + value if sharded else 2 * FP32)
+        sends = values * ring(replicas)
         where = link(place.stage)
         if where == "network" and replicas > 1:
             local = max(1, min(replicas, NODE // stride))
             sends *= ring(-(-replicas // local)) / ring(replicas) / local
-        yield Flow("data", what, replicas, where, sends, False)
+        gradients = sends * FP32 * (1 if sharded else 2)
+        hidden = switched_on(parallel, "overlap_gradients"), switched_on(parallel, "overlap_weights")
+        yield Flow("data", f"{of}gradients", replicas, where, gradients, False, hidden[0])
+        if sharded:
+            yield Flow("data", f"{of}weights", replicas, where, sends * value, False, hidden[1])

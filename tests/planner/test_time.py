@@ -128,10 +128,11 @@ def test_ranks_of_a_node_share_the_way_out() -> None:
 
 
 def test_what_is_hidden_costs_nothing() -> None:
-    flow = Flow("data", "gradients", 64, "network", 40e9, False)
-    assert flow_seconds(flow, H100, shares()) == pytest.approx(1.0)
+    flow = Flow("data", "gradients", 64, "network", 40e9, False, overlapped=True)
+    assert flow_seconds(flow, H100, shares()) == pytest.approx(0.2)
+    assert flow_seconds(replace(flow, overlapped=False), H100, shares()) == pytest.approx(1.0)
     assert flow_seconds(flow, H100, shares(["data_overlap=0.75"])) == pytest.approx(0.25)
-    assert flow_seconds(flow, H100, shares(["tensor_overlap=0.75"])) == pytest.approx(1.0)
+    assert flow_seconds(flow, H100, shares(["tensor_overlap=0.75"])) == pytest.approx(0.2)
 
 
 def test_efficiency_scales_what_it_names() -> None:
