@@ -9,6 +9,7 @@ from megatron_nmm.config import ModelConfig, RunConfig
 from megatron_nmm.data.batch import Batch
 from megatron_nmm.data.rule import SPECIAL_ROWS, SPECIAL_TABLE
 from megatron_nmm.models.build import build
+from megatron_nmm.parallel.context import WHOLE
 from megatron_nmm.parallel.schedule import forward_backward
 from megatron_nmm.verify import layouts
 from megatron_nmm.verify.layouts import LAYOUTS
@@ -25,7 +26,7 @@ def _embedded(place: Place, run: RunConfig, batch: Batch) -> tuple[torch.Tensor,
     with place.world(run.parallel) as world:
         model = build(run, world).module
         with torch.no_grad():
-            rows = model.embed(batch)[:, 0]  # type: ignore[operator]
+            rows = model.embed(batch, WHOLE)[:, 0]  # type: ignore[operator]
         return rows, model.special_embedding.weight.detach(), model.embedding.word_embeddings.weight.detach()  # type: ignore[union-attr]
 
 
