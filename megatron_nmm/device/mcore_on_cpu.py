@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from megatron_nmm.device.products import Products
+from megatron_nmm.device import products
 from megatron_nmm.device.protocol import UNWRITTEN
 
 ENGINE_MODULES = (
@@ -257,15 +257,15 @@ def patch_weight_gradient(view: ModuleType) -> None:
 
 def patch_products(view: ModuleType) -> None:
     """Linear layers multiply with ``torch.matmul`` forward and ``Tensor.matmul`` backward; let both use all threads."""
-    matmul, original = Products().matmul, torch.Tensor.matmul
+    original = torch.Tensor.matmul
 
     def product(self: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         if sys._getframe(1).f_globals.get("__name__") == "megatron.core.tensor_parallel.layers":
-            return matmul(self, other)
+            return products.matmul(self, other)
         return original(self, other)
 
     setattr(torch.Tensor, "matmul", product)
-    setattr(view, "matmul", matmul)
+    setattr(view, "matmul", products.matmul)
 
 
 def joint_norm(

@@ -1,4 +1,4 @@
-"""All ways of a large product give the same bits; which one is taken depends on the clock alone."""
+"""Products in halves are the same products, and only those that gain are cut."""
 
 from collections.abc import Iterator
 
@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from megatron_nmm.device import products
-from megatron_nmm.device.products import Product, Products, by_columns, by_rows, fastest
+from megatron_nmm.device.products import in_halves, matmul, product
 
-ROWS, DEPTH, COLUMNS = 1024, 1024, 512
+BF16 = torch.bfloat16
 
 
 @pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
+def two_threads_and_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     with torch.no_grad():
@@ -20,66 +21,55 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def operands(rows: int = ROWS, dtype: torch.dtype = torch.bfloat16) -> tuple[torch.Tensor, torch.Tensor]:
+def operands(rows: int = 512, depth: int = 2048, columns: int = 512) -> tuple[torch.Tensor, torch.Tensor]:
+    """Signs: every order of summation gives the same bits."""
     generator = torch.Generator().manual_seed(3)
-    return tuple(  # type: ignore[return-value]
-        torch.randn(shape, generator=generator).to(dtype) for shape in ((rows, DEPTH), (DEPTH, COLUMNS))
-    )
-
-
-def exact_operands() -> tuple[torch.Tensor, torch.Tensor]:
-    """Small integers: every order of summation gives the same bits."""
-    rows, weight = operands()
-    return rows.sign(), weight.sign()
-
-
-@pytest.mark.parametrize("way", [by_rows, by_columns])
-def test_a_product_in_blocks_is_the_product(way: Product) -> None:
-    rows, weight = operands(dtype=torch.float64)
-    torch.testing.assert_close(way(rows, weight), rows @ weight)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("transposed", [False, True])
-def test_the_result_has_torchs_bits(dtype: torch.dtype, transposed: bool) -> None:
-    rows, weight = operands(dtype=dtype)
-    weight = weight.t().contiguous().t() if transposed else weight
-    seen = Products()
-    expected = torch.matmul(rows.view(ROWS, 1, DEPTH), weight)
-    for meeting in range(1, products.MEETINGS + 2):
-        assert torch.equal(seen.matmul(rows.view(ROWS, 1, DEPTH), weight), expected)
-        assert len(seen.ways) == (meeting >= products.MEETINGS), "a shape met once or twice is not worth a trial"
+    a, b = (torch.randn(shape, generator=generator).sign().to(BF16) for shape in ((rows, depth), (depth, columns)))
+    return a, b
 
 
 @pytest.mark.parametrize(
-    ("rows_s", "columns_s", "way"),
-    [(0.5, 0.7, by_rows), (0.7, 0.5, by_columns), (0.95, 0.95, torch.mm), (0.95, 0.8, by_columns)],
+    ("shape", "halves"),
+    [
+        ((1024, 3072, 512), True),
+        ((512, 3072, 512), True),
+        ((1024, 1536, 512), True),
+        ((512, 1536, 512), False),
+        ((1024, 512, 512), False),
+        ((2048, 3072, 512), False),
+        ((256, 3072, 512), False),
+        ((1024, 3072, 513), False),
+    ],
 )
-def test_the_way_that_is_clearly_fastest_is_chosen(
-    rows_s: float, columns_s: float, way: Product, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    taken = {torch.mm: 1.0, by_rows: rows_s, by_columns: columns_s}
-    monkeypatch.setattr(products, "best_seconds", lambda tried, *_: taken[tried])
-    assert fastest(*exact_operands()) is way
+def test_which_products_are_cut(shape: tuple[int, int, int], halves: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert in_halves(*shape, BF16) == halves
+    assert not in_halves(*shape, torch.float32)
+    torch.set_num_threads(1)
+    assert not in_halves(*shape, BF16)
+    torch.set_num_threads(2)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert not in_halves(*shape, BF16)
 
 
-def test_a_faster_way_to_other_bits_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "best_seconds", lambda tried, *_: 1.0 if tried is torch.mm else 0.1)
-    for name in ("by_rows", "by_columns"):
-        monkeypatch.setattr(products, name, lambda rows, weight: torch.mm(rows, weight) + 1)
-    assert fastest(*operands()) is torch.mm
+@pytest.mark.parametrize("columns", [512, 511, 1])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_halves_make_the_whole(columns: int, transposed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, weight = operands(columns=columns)
+    weight = weight.t().contiguous().t() if transposed else weight
+    expected = (rows.double() @ weight.double()).to(BF16)
+    cut = []
+    monkeypatch.setattr(products, "in_halves", lambda *shape: cut.append(shape) or columns > 1)
+    assert torch.equal(product(rows, weight), expected)
+    out = torch.full((2, len(rows), columns), 7.0).to(BF16)
+    assert product(rows, weight, out[1]).data_ptr() == out[1].data_ptr()
+    assert torch.equal(out[1], expected) and bool((out[0] == 7).all())
+    assert torch.equal(matmul(rows[:, None], weight), expected[:, None])
+    assert cut == [(512, 2048, columns, BF16)] * 3
 
 
-def test_small_odd_or_differentiated_products_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "MEETINGS", 1)
-    seen = Products()
+def test_a_product_that_is_differentiated_is_torchs() -> None:
     rows, weight = operands()
-    assert torch.equal(seen.matmul(rows[:64], weight), rows[:64] @ weight)
-    assert torch.equal(seen.matmul(rows[:1023], weight), rows[:1023] @ weight)
     with torch.enable_grad():
         leaf = weight.clone().requires_grad_()
-        seen.matmul(rows, leaf).sum().backward()
+        matmul(rows, leaf).sum().backward()
     assert leaf.grad is not None
-    torch.set_num_threads(1)
-    assert torch.equal(seen.matmul(rows, weight), rows @ weight)
-    assert not seen.ways

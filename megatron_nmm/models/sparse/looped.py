@@ -11,10 +11,8 @@ from typing import Any
 import torch
 
 from megatron_nmm.device.mcore_on_cpu import accumulate_weight_gradient
+from megatron_nmm.device.products import product
 from megatron_nmm.device.protocol import UNWRITTEN
-
-FEW_COLUMNS = 512
-"""Most columns of a product that is computed in halves."""
 
 
 def looped_mlp(
@@ -34,7 +32,7 @@ class _Looped(torch.autograd.Function):
             torch.mm(rows[part], fc1[expert].t(), out=gate_up[part])
             gate, up = gate_up[part].chunk(2, -1)
             torch.ops.aten.silu.out(gate, out=activated[part])
-            _product(activated[part] * up, fc2[expert].t(), out[part])
+            product(activated[part] * up, fc2[expert].t(), out[part])
         out[sum(sizes) :].zero_()
         ctx.save_for_backward(rows, fc1, fc2, gate_up, activated)
         ctx.sizes = sizes
@@ -55,17 +53,10 @@ class _Looped(torch.autograd.Function):
             if grad_fc1 is not None:
                 grad_fc1.add(expert, rows[part], grad_gate_up)
             if grad_rows is not None:
-                _product(grad_gate_up, fc1[expert], grad_rows[part])
+                product(grad_gate_up, fc1[expert], grad_rows[part])
         if grad_rows is not None:
             grad_rows[sum(ctx.sizes) :].zero_()
         return grad_rows, *(None if grad is None else grad.handed_back() for grad in (grad_fc1, grad_fc2)), None
-
-
-def _product(rows: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
-    """[n, F] @ [F, H] into ``out`` [n, H]. With few columns oneDNN runs many of these on one thread, halves on all."""
-    halves = 2 if weight.shape[1] <= FEW_COLUMNS else 1
-    for columns, place in zip(weight.chunk(halves, 1), out.chunk(halves, 1), strict=True):
-        torch.mm(rows, columns, out=place)
 
 
 def _segments(sizes: list[int]) -> Iterator[tuple[int, slice]]:
