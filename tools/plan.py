@@ -1,7 +1,7 @@
 """Plan a cluster job: a recipe's legal layouts ranked by predicted step time, with memory, bubble and traffic.
 
     python tools/plan.py --recipe examples/navil.py:9b-s2 --gpus 256 --gpu h100
-    python tools/plan.py --recipe examples/moe.py:3.354b --gpus 64 --gpu h200 --fp8 --best 10 --json
+    python tools/plan.py --recipe examples/moe.py:3.354b --gpus 64 --gpu h200 --set precision.recipe=fp8_current --json
 
 Parameters, gradients and optimizer state of a rank are exact, activations within a few percent; times are predictions
 from data sheets and the efficiencies printed below the tables. Needs no GPU and loads no torch.
@@ -36,7 +36,6 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--gpus", required=True, type=positive, metavar="N", help="GPUs of the job, eight a node")
     parser.add_argument("--gpu", default="h100", metavar="NAME", help=f"{', '.join(GPUS)} (default h100)")
-    parser.add_argument("--fp8", action="store_true", help="products of transformer layers in FP8")
     parser.add_argument("--best", type=positive, default=5, metavar="N", help="layouts to show (default 5)")
     parser.add_argument(
         "--efficiency",
@@ -67,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         assumed = shares(options.efficiency)
         run = apply(run_of(options.recipe), options.set)
-        planned = plan(run, options.gpus, gpu(options.gpu), assumed, fp8=options.fp8)
+        planned = plan(run, options.gpus, gpu(options.gpu), assumed)
     except NMMError as error:
         return refuse(error)
     if options.json:

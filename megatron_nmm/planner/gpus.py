@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from megatron_nmm.config.values import nearest_key
+from megatron_nmm.config.versions import Version
 from megatron_nmm.errors import ConfigError
 
 GB = 10**9
@@ -13,6 +14,8 @@ class Gpu:
     """One GPU in a node of eight. Rates are peaks without sparsity; links are what one GPU sends in one direction."""
 
     name: str
+    capability: Version
+    """Compute capability."""
     bf16: float
     """FLOP/s."""
     fp8: float
@@ -34,23 +37,27 @@ NODE = 8
 GPUS: dict[str, Gpu] = {
     "a100-80g": Gpu(
         "NVIDIA A100 80GB SXM",
+        (8, 0),
         312e12, 0.0, 80 * GB, 2_039 * GB, 300 * GB, 25 * GB,
         "NVIDIA A100 data sheet (NVLink 600 GB/s both ways); DGX A100 data sheet (200 Gb/s InfiniBand a GPU)",
     ),
     "h100": Gpu(
         "NVIDIA H100 SXM",
+        (9, 0),
         989e12, 1_979e12, 80 * GB, 3_350 * GB, 450 * GB, 50 * GB,
         "NVIDIA H100 data sheet (half of the rates with sparsity; NVLink 900 GB/s both ways); DGX H100 data sheet "
         "(400 Gb/s a GPU)",
     ),
     "h200": Gpu(
         "NVIDIA H200 SXM",
+        (9, 0),
         989e12, 1_979e12, 141 * GB, 4_800 * GB, 450 * GB, 50 * GB,
         "NVIDIA H200 data sheet (half of the rates with sparsity; NVLink 900 GB/s both ways); DGX H200 data sheet "
         "(400 Gb/s a GPU)",
     ),
     "b200": Gpu(
         "NVIDIA B200 SXM",
+        (10, 0),
         2_250e12, 4_500e12, 180 * GB, 8_000 * GB, 900 * GB, 50 * GB,
         "NVIDIA DGX B200 data sheet, an eighth of it (72 PFLOP/s FP8 with sparsity, 1,440 GB, 64 TB/s, NVLink 14.4 "
         "TB/s both ways, 400 Gb/s a GPU)",

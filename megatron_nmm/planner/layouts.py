@@ -1,7 +1,7 @@
 """Every way to lay a run out on a number of GPUs that ``check`` accepts; what is legal stands in config alone."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import islice, product
 from typing import Any, get_args, get_type_hints
 
@@ -9,7 +9,6 @@ from megatron_nmm.config.check import check
 from megatron_nmm.config.fault import Fault, divisors
 from megatron_nmm.config.schema import DataConfig, ParallelConfig, RunConfig
 from megatron_nmm.planner.gpus import NODE
-from megatron_nmm.planner.place import OVERLAPS
 
 CONTEXTS, ROUNDS, ROWS = (1, 2, 4, 8), (1, 2, 4), (1, 2, 4, 8)
 """Context sizes, pieces of a pipeline rank and rows of a microbatch that are tried."""
@@ -24,19 +23,18 @@ class Axis:
 
 
 def axes(run: RunConfig, gpus: int) -> tuple[Axis, ...]:
-    """What is varied, as far as this version's configuration has it: tensor groups within a node, stages as planned."""
-    model, wanted = run.model, run.data.microbatch
+    """What is varied: tensor groups stay within a node, stages are planned."""
+    model = run.model
     sizes: dict[str, Sequence[Any]] = {
-        "tensor": [size for size in divisors(gpus) if size <= NODE],
-        "pipeline": [size for size in divisors(gpus) if size <= model.layers],
-        "context": CONTEXTS,
-        "virtual_stages": ROUNDS,
-        "expert": divisors(model.sparse.experts) if model.sparse_layers else (1,),
-        "recompute": get_args(get_type_hints(ParallelConfig)["recompute"]),
+        "parallel.tensor": [size for size in divisors(gpus) if size <= NODE],
+        "parallel.pipeline": [size for size in divisors(gpus) if size <= model.layers],
+        "parallel.context": CONTEXTS,
+        "parallel.virtual_stages": ROUNDS,
+        "parallel.expert": divisors(model.sparse.experts) if model.sparse_layers else (1,),
+        "parallel.recompute": get_args(get_type_hints(ParallelConfig)["recompute"]),
+        "data.microbatch": sorted({*ROWS, run.data.microbatch}),
     }
-    known = {field.name for field in fields(ParallelConfig)}
-    found = [Axis(f"parallel.{name}", tuple(values)) for name, values in sizes.items() if name in known]
-    return (*found, Axis("data.microbatch", tuple(sorted({*ROWS, wanted}))))
+    return tuple(Axis(key, tuple(values)) for key, values in sizes.items())
 
 
 def legal(run: RunConfig, gpus: int) -> Iterator[RunConfig]:
@@ -49,8 +47,8 @@ def legal(run: RunConfig, gpus: int) -> Iterator[RunConfig]:
     for values in product(*(axis.values for axis in varied)):
         changed = laid_out(run, {axis.key: value for axis, value in zip(varied, values, strict=True)})
         if _fits_at_a_glance(changed.parallel, gpus):
-            ways = (_overlapping(changed), changed) if _switches() else (changed,)
-            yield from islice((way for way in ways if not check(way, gpus)), 1)
+            ways = (_overlapping(changed), changed)
+            yield from islice((way for way in ways if not check(replace(way, device="gpu"), gpus)), 1)
 
 
 def laid_out(run: RunConfig, values: Mapping[str, Any]) -> RunConfig:
@@ -59,22 +57,17 @@ def laid_out(run: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     for key, value in values.items():
         group, _, name = key.partition(".")
         of[group][name] = value
-    same: dict[str, Any] = {"stage_layers": (), "distributed_optimizer": True, "sequence": of["parallel"]["tensor"] > 1}
+    sequence = of["parallel"]["tensor"] > 1
+    same: dict[str, Any] = {"stage_layers": (), "distributed_optimizer": True, "sequence": sequence}
+    same |= {"overlap_gradients": False, "overlap_weights": False}
     parallel = replace(run.parallel, **{**same, **of["parallel"]})
     data: DataConfig = replace(run.data, **of["data"])
     return replace(run, parallel=parallel, data=data)
 
 
-def _switches() -> tuple[str, ...]:
-    """Those of OVERLAPS that this version's configuration has."""
-    known = {field.name for field in fields(ParallelConfig)}
-    return tuple(name for name in OVERLAPS if name in known)
-
-
 def _overlapping(run: RunConfig) -> RunConfig:
-    """``run`` with all of them on."""
-    switches: dict[str, Any] = dict.fromkeys(_switches(), True)
-    return replace(run, parallel=replace(run.parallel, **switches))
+    """``run`` with gradients and weights on their way while ranks compute."""
+    return replace(run, parallel=replace(run.parallel, overlap_gradients=True, overlap_weights=True))
 
 
 def _fits_at_a_glance(parallel: ParallelConfig, gpus: int) -> bool:
@@ -86,13 +79,13 @@ def common_faults(run: RunConfig, gpus: int) -> list[Fault]:
     """Faults of ``run`` that every layout has: they are not about layouts."""
     simple = laid_out(run, {"parallel.tensor": 1, "parallel.pipeline": 1, "parallel.expert": 1, "data.microbatch": 1})
     alone = replace(simple, data=replace(simple.data, global_batch=gpus))
-    return list(check(alone, gpus))
+    return list(check(replace(alone, device="gpu"), gpus))
 
 
 def changes(run: RunConfig, gpus: int) -> list[str]:
     """The ``KEY=VALUE`` of ``--set`` that lay ``run`` out as it is."""
-    keys = [axis.key for axis in axes(run, gpus)] + ["parallel.sequence", "parallel.distributed_optimizer"]
-    keys += [f"parallel.{name}" for name in _switches()]
+    switches = ("sequence", "distributed_optimizer", "overlap_gradients", "overlap_weights")
+    keys = [axis.key for axis in axes(run, gpus)] + [f"parallel.{name}" for name in switches]
     found = []
     for key in keys:
         group, _, name = key.partition(".")

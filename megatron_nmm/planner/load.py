@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields
 
+from megatron_nmm.config.recipes import facts
 from megatron_nmm.config.schema import RunConfig
 from megatron_nmm.models.accounting import Work
 from megatron_nmm.models.accounting.activations import Layer, Rows
@@ -48,6 +49,7 @@ def decoder_layer(run: RunConfig, place: Place, layer: int) -> Layer:
         experts=model.sparse.experts if sparse else 0,
         top_k=model.sparse.top_k if sparse else 0,
         local_experts=model.sparse.experts // place.expert if sparse else 0,
+        eight_bits=_in_eight_bits(run, layer),
     )
 
 
@@ -66,4 +68,12 @@ def encoder_layer(run: RunConfig, place: Place) -> Layer:
         tensor=place.encoder,
         sequence=min(place.sequence, place.encoder),
         scaled=vision.layer_scale > 0,
+        eight_bits=facts(run.precision) is not None,
     )
+
+
+def _in_eight_bits(run: RunConfig, layer: int) -> bool:
+    """Whether decoder layer ``layer`` runs by the run's recipe, if it has one."""
+    precision = run.precision
+    inside = precision.plain_first <= layer < run.model.layers - precision.plain_last
+    return facts(precision) is not None and inside

@@ -8,6 +8,7 @@ needs the most room beside that.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from megatron_nmm.config.recipes import facts
 from megatron_nmm.config.schema import RunConfig
 from megatron_nmm.models.accounting.activations import FP32, Kernels, Layer, backward_bytes, layer_bytes
 from megatron_nmm.models.vision.placement import VALUE_BYTES
@@ -65,18 +66,16 @@ class Activations:
         return self.layers + self.images + self.plan + self.output + self.handed_on
 
 
-def memory(
-    run: RunConfig, place: Place, rank: int, load: Load, kernels: Kernels = "compiled", *, fp8: bool = False
-) -> Memory:
+def memory(run: RunConfig, place: Place, rank: int, load: Load, kernels: Kernels = "compiled") -> Memory:
     """Memory of pipeline rank ``rank``."""
-    states = states_of(run, place, held(run, place, rank), fp8=fp8)
-    kept = activations(run, place, rank, load, kernels, fp8=fp8)
+    states = states_of(run, place, held(run, place, rank))
+    kept = activations(run, place, rank, load, kernels)
     flying = place.in_flight(rank)
-    working = max(moments(run, place, rank, load, kernels, fp8=fp8)) + _gathered(run, place, load)
+    working = max(moments(run, place, rank, load, kernels)) + _gathered(run, place, load)
     return Memory(*states, flying * kept.total, working, flying * kept.images)
 
 
-def states_of(run: RunConfig, place: Place, tensors: Sequence[Held], *, fp8: bool = False) -> tuple[int, int, int]:
+def states_of(run: RunConfig, place: Place, tensors: Sequence[Held]) -> tuple[int, int, int]:
     """Bytes of (weights, gradients, optimizer state); the last is that of the fullest data rank."""
     value, sharded = VALUE_BYTES[run.precision.dtype], run.parallel.distributed_optimizer
     state = MOMENTS + (FP32 if run.precision.dtype != "fp32" else 0)
@@ -89,14 +88,12 @@ def states_of(run: RunConfig, place: Place, tensors: Sequence[Held], *, fp8: boo
         weights += value * values
         gradients += FP32 * values
         optimizer += state * (values // replicas if sharded else values)
-    if fp8:
+    if facts(run.precision) and not run.precision.fp8_parameters:
         weights += FP8_COPIES * sum(one.total for one in tensors if one.name.endswith(GEMM_WEIGHTS))
     return weights, gradients, optimizer
 
 
-def activations(
-    run: RunConfig, place: Place, rank: int, load: Load, kernels: Kernels, *, fp8: bool = False
-) -> Activations:
+def activations(run: RunConfig, place: Place, rank: int, load: Load, kernels: Kernels) -> Activations:
     """What one microbatch keeps on pipeline rank ``rank``."""
     model, value, tokens = run.model, VALUE_BYTES[run.precision.dtype], load.decoder.tokens
     layers = [decoder_layer(run, place, layer) for layer in place.layers[rank]]
@@ -104,15 +101,15 @@ def activations(
     stream = tokens * model.width / place.sequence * value
     whole = (place.sequence - 1) * stream if rank == 0 else 0.0
     return Activations(
-        layers=sum(_layer(run, place, layer, load, kernels, fp8) for layer in layers),
-        images=_images(run, place, load, kernels, fp8) if rank == 0 else 0.0,
+        layers=sum(_layer(run, place, layer, load, kernels) for layer in layers),
+        images=_images(run, place, load, kernels) if rank == 0 else 0.0,
         plan=tokens * (model.head_width * value + INDEX_BYTES) + whole,
         output=_output(run, place, load) if last else 0.0,
         handed_on=0.0 if last else stream * place.virtual,
     )
 
 
-def moments(run: RunConfig, place: Place, rank: int, load: Load, kernels: Kernels, *, fp8: bool = False) -> list[float]:
+def moments(run: RunConfig, place: Place, rank: int, load: Load, kernels: Kernels) -> list[float]:
     """Bytes beside all that is kept at each moment that may be the fullest: at the end of the forward pass, in the
     final norm, in the last layer's MLP; less what the microbatch's backward pass has let go of by then."""
     model, value, tokens = run.model, VALUE_BYTES[run.precision.dtype], load.decoder.tokens
@@ -129,7 +126,7 @@ def moments(run: RunConfig, place: Place, rank: int, load: Load, kernels: Kernel
         # Behind the layer that runs again, inputs of layers have been let go of.
         for behind, number in enumerate(reversed(layers)):
             layer = decoder_layer(run, place, number)
-            again = sum(layer_bytes(layer, load.decoder, value, kernels, fp8=fp8).values())
+            again = sum(layer_bytes(layer, load.decoder, value, kernels).values())
             found.append(backward_bytes(layer, tokens, value, kernels) + again - gone - behind * stream * value)
     elif layers:
         found.append(backward_bytes(decoder_layer(run, place, layers[-1]), tokens, value, kernels) - gone)
@@ -142,16 +139,16 @@ def _gathered(run: RunConfig, place: Place, load: Load) -> float:
     return load.decoder.tokens * width if place.sequence > 1 else 0.0
 
 
-def _layer(run: RunConfig, place: Place, layer: Layer, load: Load, kernels: Kernels, fp8: bool) -> float:
+def _layer(run: RunConfig, place: Place, layer: Layer, load: Load, kernels: Kernels) -> float:
     """One decoder layer by what is recomputed of it."""
     value = VALUE_BYTES[run.precision.dtype]
     if place.recompute == "full":
         return load.decoder.tokens * layer.stream * value
     attention = place.recompute != "selective"
-    return sum(layer_bytes(layer, load.decoder, value, kernels, attention=attention, fp8=fp8).values())
+    return sum(layer_bytes(layer, load.decoder, value, kernels, attention=attention).values())
 
 
-def _images(run: RunConfig, place: Place, load: Load, kernels: Kernels, fp8: bool) -> float:
+def _images(run: RunConfig, place: Place, load: Load, kernels: Kernels) -> float:
     """Patches as the stem reads them, the encoder's layers, the connector, tokens as they are placed among the rest."""
     model, vision, value = run.model, run.model.vision, VALUE_BYTES[run.precision.dtype]
     tokens = load.work.patches / vision.shuffle**2
@@ -163,7 +160,7 @@ def _images(run: RunConfig, place: Place, load: Load, kernels: Kernels, fp8: boo
     if place.recompute == "full":
         layers = vision.depth * patches * layer.stream * value
     else:
-        layers = vision.depth * sum(layer_bytes(layer, load.encoder, value, kernels, fp8=fp8).values())
+        layers = vision.depth * sum(layer_bytes(layer, load.encoder, value, kernels).values())
     own = patches / layer.sequence
     connector = own * vision.width * value
     if vision.final_norm:

@@ -8,9 +8,6 @@ from megatron_nmm.config.schema import ParallelConfig, RunConfig
 from megatron_nmm.models.pipeline_plan import stage_layers
 from megatron_nmm.models.vision.placement import placement
 
-OVERLAPS = ("overlap_gradients", "overlap_weights")
-"""Switches that let data ranks talk while they compute."""
-
 
 @dataclass(frozen=True)
 class Place:
@@ -41,14 +38,13 @@ class Place:
     def of(run: RunConfig, world: int) -> "Place":
         """The place of a run that ``check`` finds legal on ``world`` processes."""
         parallel, data = run.parallel, run.data
-        context, virtual = size(parallel, "context"), size(parallel, "virtual_stages")
-        replicas = world // (parallel.tensor * context * parallel.pipeline)
+        replicas = world // parallel.of_copy
         return Place(
             world=world,
             tensor=parallel.tensor,
-            context=context,
+            context=parallel.context,
             pipeline=parallel.pipeline,
-            virtual=virtual,
+            virtual=parallel.virtual_stages,
             expert=parallel.expert,
             layers=_dealt(_stages(_without_rows(run)), parallel.pipeline),
             rows=data.microbatch,
@@ -90,18 +86,6 @@ class Place:
         return min(self.virtual * self.microbatches, ahead + 1) / self.virtual
 
 
-def size(parallel: ParallelConfig, name: str) -> int:
-    """A size of the layout; 1 where this version's configuration has no such key."""
-    value: int = getattr(parallel, name, 1)
-    return value
-
-
-def switched_on(parallel: ParallelConfig, name: str) -> bool:
-    """Whether a switch of the layout is on; off where this version's configuration has no such key."""
-    value: bool = getattr(parallel, name, False)
-    return value
-
-
 @lru_cache(1024)
 def _stages(run: RunConfig) -> tuple[int, ...]:
     """Layers of each stage; planned once for all layouts that cut the decoder alike."""
@@ -110,10 +94,12 @@ def _stages(run: RunConfig) -> tuple[int, ...]:
 
 def _without_rows(run: RunConfig) -> RunConfig:
     """What the stages do not depend on, made alike."""
-    names = ("tensor", "context", "expert", "sequence", "recompute", "distributed_optimizer", *OVERLAPS)
-    plain = ParallelConfig()
-    same = {name: getattr(plain, name) for name in names if hasattr(plain, name)}
-    return replace(run, parallel=replace(run.parallel, **same), data=replace(run.data, microbatch=1))
+    cut = ParallelConfig(
+        pipeline=run.parallel.pipeline,
+        virtual_stages=run.parallel.virtual_stages,
+        stage_layers=run.parallel.stage_layers,
+    )
+    return replace(run, parallel=cut, data=replace(run.data, microbatch=1))
 
 
 def _dealt(stages: Sequence[int], ranks: int) -> tuple[tuple[int, ...], ...]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from megatron_nmm.config.fault import config_error, either
+from megatron_nmm.config.recipes import facts
 from megatron_nmm.config.schema import RunConfig
 from megatron_nmm.errors import ConfigError
 from megatron_nmm.planner.efficiency import Shares
@@ -75,12 +76,14 @@ class Plan:
         return self.fitting[0]
 
 
-def plan(run: RunConfig, gpus: int, gpu: Gpu, shares: Shares, *, fp8: bool = False) -> Plan:
+def plan(run: RunConfig, gpus: int, gpu: Gpu, shares: Shares) -> Plan:
     """Rank the layouts of ``run``; ConfigError when none is legal or none fits, with what would help."""
-    if fp8 and not gpu.fp8:
-        able = [name for name, one in GPUS.items() if one.fp8]
-        raise ConfigError(f"{gpu.name} has no FP8 products; leave --fp8 out, or use --gpu {either(able)}")
-    sizes = list(_sizes(run, gpus, fp8=fp8))
+    row = facts(run.precision)
+    if row and not row.runs_on(gpu.capability):
+        able = [name for name, one in GPUS.items() if row.runs_on(one.capability)]
+        fact = f"precision.recipe {run.precision.recipe} does not run on {gpu.name}"
+        raise ConfigError(f"{fact}; use --gpu {either(able)}, or precision.recipe plain")
+    sizes = list(_sizes(run, gpus))
     if not sizes:
         if everywhere := common_faults(run, gpus):
             raise config_error(f"{run.name} cannot be planned in any layout", everywhere)
@@ -88,17 +91,17 @@ def plan(run: RunConfig, gpus: int, gpu: Gpu, shares: Shares, *, fp8: bool = Fal
     room = gpu.memory * shares["usable"]
     fitting = [(run, place) for run, place, used in sizes if used.total <= room]
     if not fitting:
-        raise ConfigError(_no_room(run, gpus, gpu, shares, sizes, fp8))
-    options = [option(run, place, gpu, shares, fp8=fp8) for run, place in fitting]
+        raise ConfigError(_no_room(run, gpus, gpu, shares, sizes))
+    options = [option(run, place, gpu, shares) for run, place in fitting]
     return Plan(gpu, gpus, tuple(sorted(options, key=lambda one: one.seconds)), len(sizes))
 
 
-def option(run: RunConfig, place: Place, gpu: Gpu, shares: Shares, *, fp8: bool = False) -> Option:
+def option(run: RunConfig, place: Place, gpu: Gpu, shares: Shares) -> Option:
     """What one layout costs."""
     load = typical(run, place)
-    rank, used = fullest(run, place, fp8=fp8)
+    rank, used = fullest(run, place)
     sent = [flows(run, place, each, load) for each in range(place.pipeline)]
-    ranks = [rank_seconds(run, place, each, load, gpu, shares, sent[each], fp8=fp8) for each in range(place.pipeline)]
+    ranks = [rank_seconds(run, place, each, load, gpu, shares, sent[each]) for each in range(place.pipeline)]
     slowest = max(range(place.pipeline), key=lambda each: ranks[each].sent + ranks[each].reduced)
     return Option(
         run=run,
@@ -113,10 +116,10 @@ def option(run: RunConfig, place: Place, gpu: Gpu, shares: Shares, *, fp8: bool 
     )
 
 
-def fullest(run: RunConfig, place: Place, *, fp8: bool = False) -> tuple[int, Memory]:
+def fullest(run: RunConfig, place: Place) -> tuple[int, Memory]:
     """(pipeline rank, memory) of the rank that allocates most."""
     load = typical(run, place)
-    each = [memory(run, place, rank, load, fp8=fp8) for rank in range(place.pipeline)]
+    each = [memory(run, place, rank, load) for rank in range(place.pipeline)]
     rank = max(range(place.pipeline), key=lambda rank: each[rank].total)
     return rank, each[rank]
 
@@ -124,11 +127,11 @@ def fullest(run: RunConfig, place: Place, *, fp8: bool = False) -> tuple[int, Me
 Sized = tuple[RunConfig, Place, Memory]
 
 
-def _sizes(run: RunConfig, gpus: int, *, fp8: bool) -> Iterator[Sized]:
+def _sizes(run: RunConfig, gpus: int) -> Iterator[Sized]:
     """Every legal layout with the memory of its fullest rank."""
     for changed in legal(run, gpus):
         place = Place.of(changed, gpus)
-        yield changed, place, fullest(changed, place, fp8=fp8)[1]
+        yield changed, place, fullest(changed, place)[1]
 
 
 def _no_layout(run: RunConfig, gpus: int) -> str:
@@ -143,7 +146,7 @@ def _no_layout(run: RunConfig, gpus: int) -> str:
     )
 
 
-def _no_room(run: RunConfig, gpus: int, gpu: Gpu, shares: Shares, sizes: Sequence[Sized], fp8: bool) -> str:
+def _no_room(run: RunConfig, gpus: int, gpu: Gpu, shares: Shares, sizes: Sequence[Sized]) -> str:
     """How many bytes are missing in the smallest layout, and what would help."""
     changed, place, used = min(sizes, key=lambda sized: sized[2].total)
     room = gpu.memory * shares["usable"]
@@ -153,18 +156,18 @@ def _no_room(run: RunConfig, gpus: int, gpu: Gpu, shares: Shares, sizes: Sequenc
         f"pipeline {place.pipeline}, expert {place.expert}, recompute {changed.parallel.recompute}) needs "
         f"{used.total / 1e9:.1f} GB on its fullest rank, {(used.total - room) / 1e9:.1f} GB more than the "
         f"{room / 1e9:.1f} GB that are usable, and most of it for {largest} "
-        f"({getattr(used, largest) / 1e9:.1f} GB); {_what_helps(run, gpus, shares, used, fp8)}"
+        f"({getattr(used, largest) / 1e9:.1f} GB); {_what_helps(run, gpus, shares, used)}"
     )
 
 
-def _what_helps(run: RunConfig, gpus: int, shares: Shares, used: Memory, fp8: bool) -> str:
+def _what_helps(run: RunConfig, gpus: int, shares: Shares, used: Memory) -> str:
     """A larger GPU, or more of them: those that are known to fit."""
     larger = [name for name, one in GPUS.items() if used.total <= one.memory * shares["usable"]]
     ways = [f"--gpu {either(larger)}"] if larger else []
     # Doubling divides optimizer state at least; beyond a few doublings nothing more is split.
     more = (gpus * 2**times for times in range(1, 6))
     smallest = min(one.memory for one in GPUS.values()) * shares["usable"]
-    enough = next((n for n in more if any(s[2].total <= smallest for s in _sizes(run, n, fp8=fp8))), None)
+    enough = next((n for n in more if any(s[2].total <= smallest for s in _sizes(run, n))), None)
     if enough:
         ways.append(f"--gpus {enough}")
     ways.append("a shorter data.sequence_length")

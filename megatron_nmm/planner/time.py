@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from megatron_nmm.config.recipes import facts
 from megatron_nmm.config.schema import RatesConfig, RunConfig
 from megatron_nmm.config.schema_model import ModelConfig
 from megatron_nmm.models.accounting import Flops, Work, step_flops
@@ -66,11 +67,11 @@ def step_seconds(ranks: Sequence[Seconds], place: Place) -> float:
 
 
 def rank_seconds(
-    run: RunConfig, place: Place, rank: int, load: Load, gpu: Gpu, shares: Shares, sent: Sequence[Flow], *, fp8: bool
+    run: RunConfig, place: Place, rank: int, load: Load, gpu: Gpu, shares: Shares, sent: Sequence[Flow]
 ) -> Seconds:
     """The time of pipeline rank ``rank``; ``sent`` are its flows."""
     work = operations(run, place, rank, load)
-    peak = gpu.fp8 if fp8 else gpu.bf16
+    peak = gpu.fp8 if facts(run.precision) else gpu.bf16
     cut = place.tensor * place.context
     products = work.layers / (peak * shares["products"]) + work.plain / (gpu.bf16 * shares["products"])
     products += work.experts / (peak * shares["experts"]) + work.again / (peak * shares["products"])

@@ -14,7 +14,7 @@ from megatron_nmm.models.accounting.activations import FP32, Layer
 from megatron_nmm.models.vision.placement import VALUE_BYTES
 from megatron_nmm.planner.gpus import NODE
 from megatron_nmm.planner.load import Load, decoder_layer, encoder_layer
-from megatron_nmm.planner.place import Place, switched_on
+from megatron_nmm.planner.place import Place
 from megatron_nmm.planner.weights import buffer_values, held
 
 Link = Literal["node", "network"]
@@ -154,7 +154,6 @@ def _data(run: RunConfig, place: Place, rank: int) -> Iterator[Flow]:
             local = max(1, min(replicas, NODE // stride))
             sends *= ring(-(-replicas // local)) / ring(replicas) / local
         gradients = sends * FP32 * (1 if sharded else 2)
-        hidden = switched_on(parallel, "overlap_gradients"), switched_on(parallel, "overlap_weights")
-        yield Flow("data", f"{of}gradients", replicas, where, gradients, False, hidden[0])
+        yield Flow("data", f"{of}gradients", replicas, where, gradients, False, parallel.overlap_gradients)
         if sharded:
-            yield Flow("data", f"{of}weights", replicas, where, sends * value, False, hidden[1])
+            yield Flow("data", f"{of}weights", replicas, where, sends * value, False, parallel.overlap_weights)

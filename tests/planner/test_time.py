@@ -6,6 +6,7 @@ from itertools import product
 import pytest
 
 from megatron_nmm.config import ModelConfig, ParallelConfig, RunConfig
+from megatron_nmm.config.overrides import apply
 from megatron_nmm.config.presets import navil, sparse_early_fusion
 from megatron_nmm.models.accounting import step_flops
 from megatron_nmm.planner.efficiency import shares
@@ -156,7 +157,10 @@ def test_mfu_is_flops_over_peak() -> None:
 def test_eight_bits_speed_products_up_and_keep_less() -> None:
     run = laid_out(RunConfig(model=navil("2b")), {"parallel.tensor": 2})
     place = Place.of(replace(run, data=replace(run.data, global_batch=64)), 8)
-    plain, eight = (option(run, place, H100, shares(), fp8=fp8) for fp8 in (False, True))
+    recipes = [apply(run, [f"precision.recipe={name}"]) for name in ("plain", "fp8_current")]
+    plain, eight = (option(each, place, H100, shares()) for each in recipes)
+    some = option(apply(recipes[1], ["precision.plain_first=4"]), place, H100, shares())
+    kept = apply(recipes[1], ["precision.fp8_parameters=true"])
     assert 0.5 < eight.ranks[0].products / plain.ranks[0].products < 0.7  # the output layer stays as it is
-    assert eight.memory.activations < plain.memory.activations
-    assert eight.memory.weights > plain.memory.weights
+    assert eight.memory.activations < some.memory.activations < plain.memory.activations
+    assert option(kept, place, H100, shares()).memory.weights == plain.memory.weights < eight.memory.weights

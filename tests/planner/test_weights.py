@@ -1,7 +1,6 @@
 """Parameters of a rank equal, tensor group by tensor group, those of the model it builds on the meta device."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -28,6 +27,8 @@ CLUSTERS: dict[str, tuple[ModelConfig, int, ParallelConfig]] = {
     ),
     "late fusion": (late_fusion("1.748b"), 16, ParallelConfig(tensor=4, pipeline=2)),
     "tied": (replace(early_fusion("0.932b"), tie_embeddings=True), 16, ParallelConfig(tensor=4, pipeline=4)),
+    "context": (navil("2b"), 32, ParallelConfig(tensor=2, sequence=True, context=4, pipeline=2)),
+    "dealt in rounds": (navil("9b"), 64, ParallelConfig(tensor=2, sequence=True, pipeline=4, virtual_stages=3)),
     "stages as given": (early_fusion("0.275b"), 4, ParallelConfig(pipeline=4, stage_layers=(3, 10, 11, 0))),
 }  # fmt: skip
 
@@ -38,44 +39,29 @@ def _built(worker: Worker, run: RunConfig, size: int, ranks: tuple[int, ...]) ->
 
 
 def _rank(run: RunConfig, size: int, rank: int) -> Counts:
-    import torch
-    import torch.distributed as dist
-    from megatron.core import parallel_state
-    from megatron.core.process_groups_config import ProcessGroupCollection
-    from torch.testing._internal.distributed.fake_pg import FakeStore
+    from contextlib import nullcontext
 
-    from megatron_nmm.device.cpu import CpuDevice
-    from megatron_nmm.models.native import NativeMultimodalModel
+    from megatron_nmm.device import meta
+    from megatron_nmm.models.build import build
     from megatron_nmm.models.parts import part_of
-    from megatron_nmm.models.to_mcore import transformer_config
     from megatron_nmm.parallel.experts import is_expert
     from megatron_nmm.parallel.world import World
 
-    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=size)  # type: ignore[no-untyped-call]
-    parallel = run.parallel
-    parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=parallel.tensor,
-        pipeline_model_parallel_size=parallel.pipeline,
-        expert_model_parallel_size=parallel.expert,
-        expert_tensor_parallel_size=1,
-        create_gloo_process_groups=False,
-    )
-    world = World(CpuDevice(), parallel, rank, size, ProcessGroupCollection.use_mpu_process_groups())
-    try:
-        config: Any = transformer_config(run, world)
-        config.perform_initialization = False
-        config.use_cpu_initialization = True
-        with torch.device("meta"):
-            model = NativeMultimodalModel(run, config, world)
-        counts: Counts = {}
-        for name, p in model.named_parameters():
-            part = part_of(name)
-            # The tied table's copy on the last stage goes by the output layer's name.
-            part = "embeddings" if part == "output" and run.model.tie_embeddings else part
-            counts[part, is_expert(p)] = counts.get((part, is_expert(p)), 0) + p.numel()
-        return counts
-    finally:
-        world.close()
+    device = meta.like("cpu")
+    device.start(0, 1, 0)
+    with meta.aimed(device, lambda: None, nullcontext):
+        world = World.join(run.parallel, device, 1, rank=rank, size=size, init_method=None)
+        try:
+            model = build(run, world)
+        finally:
+            world.close()
+    counts: Counts = {}
+    for name, p in model.named_parameters():
+        part = part_of(name)
+        # The tied table's copy on the last stage goes by the output layer's name.
+        part = "embeddings" if part == "output" and run.model.tie_embeddings else part
+        counts[part, is_expert(p)] = counts.get((part, is_expert(p)), 0) + p.numel()
+    return counts
 
 
 def planned(run: RunConfig, size: int, rank: int) -> Counts:

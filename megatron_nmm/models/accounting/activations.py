@@ -46,6 +46,8 @@ class Layer:
     top_k: int = 0
     local_experts: int = 0
     """Those of them on this rank."""
+    eight_bits: bool = False
+    """Its products run in FP8 on a GPU."""
 
     @property
     def stream(self) -> float:
@@ -143,18 +145,17 @@ class Rows:
     """Probabilities of one head."""
 
 
-def layer_bytes(
-    layer: Layer, rows: Rows, value: int, kernels: Kernels, *, attention: bool = True, fp8: bool = False
-) -> dict[str, float]:
+def layer_bytes(layer: Layer, rows: Rows, value: int, kernels: Kernels, *, attention: bool = True) -> dict[str, float]:
     """Bytes that one layer keeps of one microbatch, tensor by tensor.
 
     value: bytes of a value of the model's dtype. attention: False where core attention is recomputed.
     """
     tables = [NORM_AND_QKV, CORE if attention else RECOMPUTED_CORE, OUT, SPARSE_MLP if layer.experts else MLP]
+    eight_bits = layer.eight_bits and kernels == "compiled"
     found: dict[str, float] = {}
     for name, kept in (item for table in tables for item in table.items()):
         if kernels in kept.kernels:
-            size = FP32 if kept.fp32 else 1 if fp8 and kept.operand else value
+            size = FP32 if kept.fp32 else 1 if eight_bits and kept.operand else value
             found[name] = rows.tokens * kept.values(layer) * size
     if kernels == "few_passes" and attention:
         found["queries, keys, values by document"] = 3 * rows.slots * layer.query / layer.tensor * value
