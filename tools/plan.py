@@ -54,6 +54,7 @@ def show(planned: Plan, assumed: Shares, count: int, console: Console) -> None:
     console.print(report.table(planned, count))
     console.print(report.why(planned), highlight=False)
     console.print(report.images(planned), highlight=False)
+    console.print(report.modes(planned), highlight=False)
     console.print(report.links(planned, assumed))
     console.print(report.selects(planned), highlight=False, soft_wrap=True)
     for line in report.assumptions(planned, assumed):

@@ -12,6 +12,8 @@ from megatron_nmm.planner.gpus import NODE
 
 CONTEXTS, ROUNDS, ROWS = (1, 2, 4, 8), (1, 2, 4), (1, 2, 4, 8)
 """Context sizes, pieces of a pipeline rank and rows of a microbatch that are tried."""
+RECOMPUTE: tuple[Any, ...] = get_args(get_type_hints(ParallelConfig)["recompute"])
+"""From the fastest to the smallest."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +33,14 @@ def axes(run: RunConfig, gpus: int) -> tuple[Axis, ...]:
         "parallel.context": CONTEXTS,
         "parallel.virtual_stages": ROUNDS,
         "parallel.expert": divisors(model.sparse.experts) if model.sparse_layers else (1,),
-        "parallel.recompute": get_args(get_type_hints(ParallelConfig)["recompute"]),
         "data.microbatch": sorted({*ROWS, run.data.microbatch}),
     }
     return tuple(Axis(key, tuple(values)) for key, values in sizes.items())
 
 
-def legal(run: RunConfig, gpus: int) -> Iterator[RunConfig]:
-    """``run`` in every layout that ``check`` finds without fault on ``gpus`` processes.
+def families(run: RunConfig, gpus: int) -> Iterator[Iterator[RunConfig]]:
+    """For every layout the runs that ``check`` finds without fault on ``gpus`` processes, by what they recompute: the
+    fastest mode first. They are checked as they are asked for; a family may turn out empty.
 
     Sequence parallelism goes with tensor parallelism and the optimizer is sharded: both save memory at no cost here.
     Data ranks talk while they compute where ``check`` lets them.
@@ -47,8 +49,21 @@ def legal(run: RunConfig, gpus: int) -> Iterator[RunConfig]:
     for values in product(*(axis.values for axis in varied)):
         changed = laid_out(run, {axis.key: value for axis, value in zip(varied, values, strict=True)})
         if _fits_at_a_glance(changed.parallel, gpus):
-            ways = (_overlapping(changed), changed)
-            yield from islice((way for way in ways if not check(replace(way, device="gpu"), gpus)), 1)
+            yield _modes(changed, gpus)
+
+
+def legal(run: RunConfig, gpus: int) -> Iterator[RunConfig]:
+    """All runs of all families."""
+    for family in families(run, gpus):
+        yield from family
+
+
+def _modes(run: RunConfig, gpus: int) -> Iterator[RunConfig]:
+    """The legal ways to recompute in one layout."""
+    for mode in RECOMPUTE:
+        changed = replace(run, parallel=replace(run.parallel, recompute=mode))
+        ways = (_overlapping(changed), changed)
+        yield from islice((way for way in ways if not check(replace(way, device="gpu"), gpus)), 1)
 
 
 def laid_out(run: RunConfig, values: Mapping[str, Any]) -> RunConfig:
@@ -84,7 +99,7 @@ def common_faults(run: RunConfig, gpus: int) -> list[Fault]:
 
 def changes(run: RunConfig, gpus: int) -> list[str]:
     """The ``KEY=VALUE`` of ``--set`` that lay ``run`` out as it is."""
-    switches = ("sequence", "distributed_optimizer", "overlap_gradients", "overlap_weights")
+    switches = ("recompute", "sequence", "distributed_optimizer", "overlap_gradients", "overlap_weights")
     keys = [axis.key for axis in axes(run, gpus)] + [f"parallel.{name}" for name in switches]
     found = []
     for key in keys:

@@ -1,7 +1,7 @@
 """The plan: every legal layout with its memory, traffic and predicted time, those that fit ranked by the latter."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from megatron_nmm.config.fault import config_error, either
 from megatron_nmm.config.recipes import facts
@@ -9,7 +9,7 @@ from megatron_nmm.config.schema import RunConfig
 from megatron_nmm.errors import ConfigError
 from megatron_nmm.planner.efficiency import Shares
 from megatron_nmm.planner.gpus import GPUS, Gpu
-from megatron_nmm.planner.layouts import common_faults, legal, nearest_counts
+from megatron_nmm.planner.layouts import RECOMPUTE, common_faults, families, nearest_counts
 from megatron_nmm.planner.load import typical
 from megatron_nmm.planner.memory import Memory, memory
 from megatron_nmm.planner.place import Place
@@ -83,16 +83,15 @@ def plan(run: RunConfig, gpus: int, gpu: Gpu, shares: Shares) -> Plan:
         able = [name for name, one in GPUS.items() if row.runs_on(one.capability)]
         fact = f"precision.recipe {run.precision.recipe} does not run on {gpu.name}"
         raise ConfigError(f"{fact}; use --gpu {either(able)}, or precision.recipe plain")
-    sizes = list(_sizes(run, gpus))
+    room = gpu.memory * shares["usable"]
+    sizes = _sizes(run, gpus, room)
     if not sizes:
         if everywhere := common_faults(run, gpus):
             raise config_error(f"{run.name} cannot be planned in any layout", everywhere)
         raise ConfigError(_no_layout(run, gpus))
-    room = gpu.memory * shares["usable"]
-    fitting = [(run, place) for run, place, used in sizes if used.total <= room]
-    if not fitting:
+    options = [option(run, place, gpu, shares) for run, place, used in sizes if used.total <= room]
+    if not options:
         raise ConfigError(_no_room(run, gpus, gpu, shares, sizes))
-    options = [option(run, place, gpu, shares) for run, place in fitting]
     return Plan(gpu, gpus, tuple(sorted(options, key=lambda one: one.seconds)), len(sizes))
 
 
@@ -127,11 +126,29 @@ def fullest(run: RunConfig, place: Place) -> tuple[int, Memory]:
 Sized = tuple[RunConfig, Place, Memory]
 
 
-def _sizes(run: RunConfig, gpus: int) -> Iterator[Sized]:
-    """Every legal layout with the memory of its fullest rank."""
-    for changed in legal(run, gpus):
-        place = Place.of(changed, gpus)
-        yield changed, place, fullest(changed, place)[1]
+def _sizes(run: RunConfig, gpus: int, room: float) -> list[Sized]:
+    """Every legal layout with the memory of its fullest rank, recomputing as little as fits into ``room`` bytes."""
+    found = []
+    for family in families(run, gpus):
+        sized: Sized | None = None
+        for changed in family:
+            place = Place.of(changed, gpus)
+            sized = (changed, place, fullest(changed, place)[1])
+            if sized[2].total <= room:
+                break
+        if sized:
+            found.append(sized)
+    return found
+
+
+def by_mode(one: Option) -> dict[str, float]:
+    """Bytes of the fullest rank's activations by what is recomputed, in this option's layout."""
+    found = {}
+    for mode in RECOMPUTE:
+        run = replace(one.run, parallel=replace(one.run.parallel, recompute=mode))
+        used = fullest(run, replace(one.place, recompute=mode))[1]
+        found[mode] = used.activations + used.working
+    return found
 
 
 def _no_layout(run: RunConfig, gpus: int) -> str:
@@ -156,18 +173,18 @@ def _no_room(run: RunConfig, gpus: int, gpu: Gpu, shares: Shares, sizes: Sequenc
         f"pipeline {place.pipeline}, expert {place.expert}, recompute {changed.parallel.recompute}) needs "
         f"{used.total / 1e9:.1f} GB on its fullest rank, {(used.total - room) / 1e9:.1f} GB more than the "
         f"{room / 1e9:.1f} GB that are usable, and most of it for {largest} "
-        f"({getattr(used, largest) / 1e9:.1f} GB); {_what_helps(run, gpus, shares, used)}"
+        f"({getattr(used, largest) / 1e9:.1f} GB); {_what_helps(run, gpus, gpu, shares, used)}"
     )
 
 
-def _what_helps(run: RunConfig, gpus: int, shares: Shares, used: Memory) -> str:
+def _what_helps(run: RunConfig, gpus: int, gpu: Gpu, shares: Shares, used: Memory) -> str:
     """A larger GPU, or more of them: those that are known to fit."""
     larger = [name for name, one in GPUS.items() if used.total <= one.memory * shares["usable"]]
     ways = [f"--gpu {either(larger)}"] if larger else []
     # Doubling divides optimizer state at least; beyond a few doublings nothing more is split.
     more = (gpus * 2**times for times in range(1, 6))
-    smallest = min(one.memory for one in GPUS.values()) * shares["usable"]
-    enough = next((n for n in more if any(s[2].total <= smallest for s in _sizes(run, n))), None)
+    room = gpu.memory * shares["usable"]
+    enough = next((n for n in more if any(sized[2].total <= room for sized in _sizes(run, n, room))), None)
     if enough:
         ways.append(f"--gpus {enough}")
     ways.append("a shorter data.sequence_length")

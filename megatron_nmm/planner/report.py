@@ -7,7 +7,7 @@ from rich.table import Table
 
 from megatron_nmm.planner.efficiency import ASSUMPTIONS, Shares
 from megatron_nmm.planner.layouts import changes
-from megatron_nmm.planner.plan import Option, Plan
+from megatron_nmm.planner.plan import Option, Plan, by_mode
 from megatron_nmm.planner.time import flow_seconds
 
 KINDS = ("weights", "gradients", "optimizer", "activations", "working")
@@ -114,6 +114,12 @@ def images(plan: Plan) -> str:
     )
 
 
+def modes(plan: Plan) -> str:
+    """Activations of the best layout by what is recomputed."""
+    sizes = ", ".join(f"{mode} {size / 1e9:.1f} GB" for mode, size in by_mode(plan.best).items())
+    return f"activations by what is recomputed: {sizes}; each layout recomputes as little as fits"
+
+
 def selects(plan: Plan) -> str:
     """The options that lay a run out like the best."""
     return " ".join(f"--set {change}" for change in changes(plan.best.run, plan.gpus))
@@ -146,6 +152,7 @@ def as_data(plan: Plan, shares: Shares, count: int) -> dict[str, Any]:
         "legal": plan.legal,
         "fitting": len(plan.fitting),
         "why": why(plan),
+        "activations_by_recompute": by_mode(plan.best),
         "layouts": [_option(option, plan, shares) for option in plan.fitting[:count]],
     }
 

@@ -17,7 +17,7 @@ from megatron_nmm.planner.gpus import GPUS, gpu
 from megatron_nmm.planner.layouts import changes, has_legal, laid_out, legal, nearest_counts
 from megatron_nmm.planner.memory import Memory
 from megatron_nmm.planner.place import Place
-from megatron_nmm.planner.plan import fullest, plan
+from megatron_nmm.planner.plan import by_mode, fullest, plan
 from tests.house.tree import ROOT
 from tests.planner.toys import TOYS
 
@@ -60,16 +60,29 @@ def test_the_best_is_the_fastest_that_fits() -> None:
     run = replace(TOYS["navil"], data=replace(TOYS["navil"].data, global_batch=64))
     planned = plan(run, 8, H100, shares())
     seconds = [one.seconds for one in planned.fitting]
-    assert seconds == sorted(seconds) and planned.legal == len(planned.fitting) == len(list(legal(run, 8)))
+    assert seconds == sorted(seconds) and planned.legal == len(planned.fitting)
+    # Everything fits, so nothing is recomputed: every layout once.
+    assert planned.legal == len([each for each in legal(run, 8) if each.parallel.recompute == "none"])
     assert all(one.memory.total <= H100.memory for one in planned.fitting)
     assert report.layout(planned.best) in report.why(planned)
 
 
-def test_a_layout_that_does_not_fit_is_not_ranked() -> None:
+def test_a_layout_recomputes_as_little_as_fits_and_else_is_not_ranked() -> None:
     planned = plan(LARGE, 64, H100, shares())
-    sizes = [fullest(run, Place.of(run, 64))[1].total for run in legal(LARGE, 64)]
     room = H100.memory * ASSUMPTIONS["usable"].value
-    assert 0 < len(planned.fitting) == sum(size <= room for size in sizes) < planned.legal
+    sizes: dict[tuple[str, ...], dict[str, float]] = {}
+    for run in legal(LARGE, 64):
+        layout = tuple(change for change in changes(run, 64) if "recompute" not in change)
+        sizes.setdefault(layout, {})[run.parallel.recompute] = fullest(run, Place.of(run, 64))[1].total
+    fitting = [next((mode for mode in sizes[one] if sizes[one][mode] <= room), None) for one in sizes]
+    assert planned.legal == len(sizes) > len(planned.fitting) > 0
+    chosen = [one.run.parallel.recompute for one in planned.fitting]
+    assert sorted(chosen) == sorted(mode for mode in fitting if mode) and {"none", "full"} <= set(chosen)
+
+
+def test_recomputing_more_keeps_less() -> None:
+    sizes = by_mode(plan(LARGE, 64, H100, shares()).best)
+    assert sizes["none"] > sizes["selective"] > sizes["full"]
 
 
 def test_where_nothing_fits_the_missing_bytes_are_told_and_what_helps_does() -> None:
