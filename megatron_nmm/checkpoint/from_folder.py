@@ -13,7 +13,7 @@ import torch
 
 from megatron_nmm.checkpoint.agree import everywhere, on_main
 from megatron_nmm.checkpoint.grow import twin_shape
-from megatron_nmm.checkpoint.hf_folder import HFFolder
+from megatron_nmm.checkpoint.hf_folder import WEIGHTS, HFFolder
 from megatron_nmm.checkpoint.rows import Row
 from megatron_nmm.errors import CheckpointError
 from megatron_nmm.parallel import full_state
@@ -55,13 +55,16 @@ def require_fit(folder: HFFolder, filled: Mapping[str, Row], ignored: Collection
     for name, row in filled.items():
         # What we would hand out is what must come in: the way back of a row, run on shapes alone.
         shape_of_row = shapes[name] if row.ours == name else twin_shape(name, shapes[name])
-        expected = row.cut(torch.empty(shape_of_row, device="meta"))
+        beside = [torch.empty(shapes[other], device="meta") for other in row.beside]
+        expected = row.cut(torch.empty(shape_of_row, device="meta"), *beside)
         for source, part in zip(row.theirs, expected, strict=True):
             shape = folder.shapes.get(source)
             if shape is None:
                 found.append(f"{source} (for {name}) is missing")
             elif shape != tuple(part.shape):
                 found.append(f"{source} has shape {shape}, {name} wants {tuple(part.shape)}")
+            elif folder.formats[source] not in WEIGHTS:
+                found.append(f"{source} holds {folder.formats[source]}, weights are {', '.join(WEIGHTS)}")
             used.add(source)
     pattern = re.compile("|".join(ignored) or "(?!)")
     left = sorted(name for name in folder.shapes if name not in used and not pattern.fullmatch(name))

@@ -14,6 +14,8 @@ from megatron_nmm.errors import CheckpointError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+WEIGHTS = ("F32", "BF16", "F16")
+"""Number formats that weights may have; others are packed or quantised, and mean nothing without their recipe."""
 SHOWN = 3
 """Missing files named in a message."""
 
@@ -26,6 +28,7 @@ class HFFolder:
         self.place = folder
         self._files: dict[str, Path] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._formats: dict[str, str] = {}
         listed = self._listed()
         for file in sorted(set(listed.values())):
             self._open_header(file)
@@ -39,6 +42,11 @@ class HFFolder:
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Tensor name -> shape."""
         return self._shapes
+
+    @property
+    def formats(self) -> Mapping[str, str]:
+        """Tensor name -> number format as the header calls it, e.g. BF16."""
+        return self._formats
 
     def read(self, name: str) -> torch.Tensor:
         """The tensor ``name``, whole, as it is stored. Raises CheckpointError when its file cannot be read."""
@@ -85,6 +93,8 @@ class HFFolder:
             with safe_open(path, framework="pt") as file:
                 for tensor in file.keys():  # noqa: SIM118  safe_open is no mapping
                     self._files[tensor] = path
-                    self._shapes[tensor] = tuple(file.get_slice(tensor).get_shape())
+                    header = file.get_slice(tensor)
+                    self._shapes[tensor] = tuple(header.get_shape())
+                    self._formats[tensor] = str(header.get_dtype())
         except (OSError, SafetensorError) as fault:
             raise CheckpointError(f"{path} cannot be read ({fault}); fetch it again") from fault

@@ -18,10 +18,13 @@ class Family:
     """Width of a head where the file names none; None = width / heads."""
     biases: Mapping[str, bool]
     """Switches of biases, which the decoder has none of, with the value that an absent one stands for."""
+    sparse: bool = False
+    """Whether layers have sparse experts."""
 
 
 FAMILIES: Mapping[str, Family] = {
     "qwen3": Family(qk_norm=True, head_dim=128, biases={"attention_bias": False}),
+    "qwen3_moe": Family(qk_norm=True, head_dim=None, biases={"attention_bias": False}, sparse=True),
     "llama": Family(qk_norm=False, head_dim=None, biases={"attention_bias": False, "mlp_bias": False}),
     "internlm2": Family(qk_norm=False, head_dim=None, biases={"bias": True}),
 }
@@ -60,6 +63,24 @@ def _settings(family: Family) -> tuple[Setting, ...]:
         # Rows beyond the folder's serve tokens that it does not know, such as those that lay out images.
         Setting("vocabulary", lambda raw: raw["vocab_size"], fits=lambda ours, theirs: bool(ours >= theirs)),
     )
+
+
+def dense_layers(raw: Raw) -> tuple[int, ...]:
+    """Layers that keep one MLP: those named, and all but each ``decoder_sparse_step``-th."""
+    named, step = raw.get("mlp_only_layers") or (), raw.get("decoder_sparse_step", 1)
+    return tuple(layer for layer in range(raw["num_hidden_layers"]) if layer in named or (layer + 1) % step)
+
+
+SPARSE = (
+    Setting("sparse.experts", lambda raw: raw["num_experts"]),
+    Setting("sparse.top_k", lambda raw: raw["num_experts_per_tok"]),
+    Setting("sparse.ffn", lambda raw: raw["moe_intermediate_size"], lambda model: model.expert_width),
+    Setting("sparse.dense_layers", dense_layers),
+    Setting("sparse.normalise", lambda raw: bool(raw.get("norm_topk_prob", False))),
+    Setting("sparse.score", lambda raw: "softmax"),
+    Setting("sparse.bias_rate", lambda raw: 0.0),
+)
+"""Of sparse experts."""
 
 
 def _scaled(raw: Raw, run: RunConfig) -> str | None:
@@ -108,6 +129,7 @@ def _refusals(family: Family) -> tuple[Refusal, ...]:
 
 
 LANGUAGE_MODELS: Mapping[str, Kind] = {
-    name: Kind(_settings(family), _refusals(family)) for name, family in FAMILIES.items()
+    name: Kind((*_settings(family), *(SPARSE if family.sparse else ())), _refusals(family))
+    for name, family in FAMILIES.items()
 }
 """The supported types."""

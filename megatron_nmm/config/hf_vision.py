@@ -103,6 +103,7 @@ NEARLY: Mapping[str, str] = {
     "glm_ocr": "its queries, keys and values have biases",
     "dots3_note": "it norms the patches before the first layer",
     "llama4": "it has a class token, LayerNorms and biases",
+    "intern_vit": "it has a class token, a table of positions and biases on queries, keys and values",
     "internvl": "it has a class token and a table of positions",
     "clip": "it has a class token, LayerNorms and a table of positions",
     "siglip": "it has LayerNorms and a table of positions",

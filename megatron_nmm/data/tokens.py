@@ -64,6 +64,8 @@ class Tokenizer:
         self._engine: Engine = open_engine(self.path, content)
         self.special, self._appended = _special(self._engine)
         """Name of :data:`SPECIAL_PIECES` -> token id."""
+        self.stored: int = self._engine.size
+        """Ids that the file itself has, special tokens that were appended aside."""
         self.size: int = self._engine.size + len(self._appended)
         """Token ids are 0 to ``size`` - 1."""
         self.pad = self.special["pad"]

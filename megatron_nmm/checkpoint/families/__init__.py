@@ -11,6 +11,7 @@ from megatron_nmm.config import ModelConfig
 
 LANGUAGE: Mapping[str, Callable[[ModelConfig, int], tuple[Row, ...]]] = {
     "qwen3": llama.rows,
+    "qwen3_moe": llama.sparse_rows,
     "llama": llama.rows,
     "internlm2": internlm2.rows,
 }

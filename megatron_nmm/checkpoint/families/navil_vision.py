@@ -17,7 +17,7 @@ def rows(model: ModelConfig, raw: Mapping[str, Any]) -> tuple[Row, ...]:
     found = encoder(model.vision, theirs)
     if takes_connector(raw, model):
         for ours, source in CONNECTOR.items():
-            found += _affine(f"{OURS}connector.{ours}", source)
+            found += affine(f"{OURS}connector.{ours}", source)
     if model.special_embeddings and takes_special_embeddings(raw, model):
         found.append(Same("special_embedding.weight", "special_token_embedding.weight"))
     return tuple(found)
@@ -39,14 +39,15 @@ def _layer(vision: VisionConfig, ours: str, theirs: str) -> list[Row]:
     return [
         Same(f"{ours}input_layernorm.weight", f"{theirs}norm1.weight"),
         FusedQKV(f"{ours}self_attention.linear_qkv.weight", f"{theirs}attn.qkv.weight", vision.heads),
-        *_affine(f"{ours}self_attention.linear_proj", f"{theirs}attn.proj"),
+        *affine(f"{ours}self_attention.linear_proj", f"{theirs}attn.proj"),
         Same(f"{ours}self_attn_bda.weight", f"{theirs}ls1"),
         Same(f"{ours}pre_mlp_layernorm.weight", f"{theirs}norm2.weight"),
-        *_affine(f"{ours}mlp.linear_fc1", f"{theirs}mlp.fc1"),
-        *_affine(f"{ours}mlp.linear_fc2", f"{theirs}mlp.fc2"),
+        *affine(f"{ours}mlp.linear_fc1", f"{theirs}mlp.fc1"),
+        *affine(f"{ours}mlp.linear_fc2", f"{theirs}mlp.fc2"),
         Same(f"{ours}mlp_bda.weight", f"{theirs}ls2"),
     ]
 
 
-def _affine(ours: str, theirs: str) -> list[Row]:
+def affine(ours: str, theirs: str) -> list[Row]:
+    """Weight and bias of one layer."""
     return [Same(f"{ours}.{part}", f"{theirs}.{part}") for part in ("weight", "bias")]

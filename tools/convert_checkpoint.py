@@ -1,0 +1,82 @@
+"""Convert a training checkpoint to a Hugging Face folder and back, in one process, without a GPU.
+
+    python tools/convert_checkpoint.py to-hf runs/run export                        # a run's folder, or one checkpoint
+    python tools/convert_checkpoint.py to-hf runs/run export --family navil_chat --dtype bf16
+    python tools/convert_checkpoint.py from-hf export runs/converted                # --set init.checkpoint=runs/converted
+
+Any layout of ranks goes in. One tensor is in memory at a time. What does not fit is refused, and nothing is written.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from megatron_nmm.checkpoint.convert.from_hf import DTYPES as DTYPES_IN
+from megatron_nmm.checkpoint.convert.from_hf import from_hf
+from megatron_nmm.checkpoint.convert.kinds import KINDS
+from megatron_nmm.checkpoint.convert.stored import StoredWeights
+from megatron_nmm.checkpoint.convert.to_hf import DTYPES, LARGEST, run_of, to_hf
+from megatron_nmm.config.arguments import positive
+from megatron_nmm.config.refusal import refuse
+from megatron_nmm.data.tokens import Tokenizer
+from megatron_nmm.errors import NMMError
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    out = commands.add_parser("to-hf", help="from a training checkpoint to a Hugging Face folder")
+    out.add_argument("checkpoint", type=Path, help="folder of a run, or one of its checkpoints/step-...")
+    out.add_argument("output", type=Path, help="the new folder")
+    out.add_argument("--family", choices=list(KINDS), default=next(iter(KINDS)), help="form of the folder")
+    out.add_argument("--dtype", choices=list(DTYPES), default="stored", help="number format (default: as stored)")
+    out.add_argument("--tokenizer", metavar="PATH", help="default: the run's data.tokenizer")
+    out.add_argument(
+        "--largest-file", type=positive, default=LARGEST, metavar="BYTES", help=f"default {LARGEST:,} bytes"
+    )
+    back = commands.add_parser("from-hf", help="from a Hugging Face folder to a training checkpoint")
+    back.add_argument("folder", type=Path, help="config.json and *.safetensors")
+    back.add_argument("output", type=Path, help="the new folder of a run, for init.checkpoint")
+    back.add_argument("--dtype", choices=list(DTYPES_IN), default="stored", help="number format (default: as stored)")
+    return parser.parse_args()
+
+
+def say(line: str) -> None:
+    """A line for whoever watches."""
+    print(line, flush=True)
+
+
+def export(options: argparse.Namespace) -> None:
+    """to-hf."""
+    place = options.tokenizer or run_of(StoredWeights(options.checkpoint, say)).data.tokenizer
+    if not place:
+        say("the run has no data.tokenizer, and none was given with --tokenizer: the folder gets none")
+    tokenizer = Tokenizer(place) if place else None
+    done = to_hf(
+        options.checkpoint,
+        options.output,
+        options.family,
+        options.dtype,
+        tokenizer,
+        say,
+        largest=options.largest_file,
+    )
+    say(f"step {done.step} as {options.family} in {options.output}: {len(done.hashes)} files")
+
+
+def main() -> int:
+    """Convert, and say with the exit code whether it was done."""
+    options = arguments()
+    try:
+        if options.command == "to-hf":
+            export(options)
+        else:
+            say(f"wrote {from_hf(options.folder, options.output, options.dtype, say)}")
+    except NMMError as error:
+        return refuse(error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
