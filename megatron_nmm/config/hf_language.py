@@ -72,7 +72,10 @@ def dense_layers(raw: Raw) -> tuple[int, ...]:
 
 
 SPARSE = (
-    Setting("sparse.experts", lambda raw: raw["num_experts"]),
+    # transformers 5 writes the first name, earlier versions the second.
+    Setting(
+        "sparse.experts", lambda raw: raw["num_local_experts"] if "num_local_experts" in raw else raw["num_experts"]
+    ),
     Setting("sparse.top_k", lambda raw: raw["num_experts_per_tok"]),
     Setting("sparse.ffn", lambda raw: raw["moe_intermediate_size"], lambda model: model.expert_width),
     Setting("sparse.dense_layers", dense_layers),

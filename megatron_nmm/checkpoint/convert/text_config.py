@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from megatron_nmm.checkpoint.convert.limits import Limit
-from megatron_nmm.config import RunConfig
+from megatron_nmm.config import DataConfig, RunConfig
 from megatron_nmm.config.hf_config import Raw, Refusal
 from megatron_nmm.config.hf_language import FAMILIES, LANGUAGE_MODELS
 
@@ -42,7 +42,9 @@ LIMITS: Mapping[str, Sequence[Limit]] = {kind: _limits(kind) for kind in FAMILIE
 
 def settings(kind: str, raw: Raw) -> dict[str, Any]:
     """Setting -> value; a model of text sees images by a patch stem that is new."""
-    return {f"model.{setting.key}": setting.theirs(raw) for setting in LANGUAGE_MODELS[kind].settings}
+    found = {f"model.{setting.key}": setting.theirs(raw) for setting in LANGUAGE_MODELS[kind].settings}
+    length = min(DataConfig().sequence_length, raw.get("max_position_embeddings", DataConfig().sequence_length))
+    return found | {"data.sequence_length": length}
 
 
 def refusals(kind: str, raw: Raw) -> Iterator[tuple[Raw, Refusal]]:

@@ -4,8 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from megatron_nmm.checkpoint.initialise import initialise
 from megatron_nmm.config import InitConfig, ModelConfig, ParallelConfig, RunConfig, SparseConfig, VisionConfig
+from megatron_nmm.data.batch import Batch
 from megatron_nmm.models.build import build
 from megatron_nmm.train.optim import Optimizer
 from megatron_nmm.verify.layouts import LAYOUTS, SINGLE
@@ -79,3 +82,14 @@ def first_losses(place: Place, run: RunConfig, source: Path) -> list[float]:
         model: Any = build(run, world)
         initialise(run, model, world, lambda line: None)
         return jobs.Session(run, world, model, Optimizer(run, model, world)).train(1, 2)
+
+
+def scores(place: Place, run: RunConfig, source: Path, batch: Batch) -> torch.Tensor:
+    """[B, S, V] of a run that begins with the weights in ``source``."""
+    run = replace(run, folder=str(source / "next"), init=InitConfig(checkpoint=str(source)))
+    with place.world(run.parallel, run.seed) as world:
+        model: Any = build(run, world)
+        initialise(run, model, world, lambda line: None)
+        with torch.no_grad():
+            found: torch.Tensor = model.module(batch, logits=True)
+        return found
