@@ -2,7 +2,7 @@
 
     python tools/convert_checkpoint.py to-hf runs/run export                      # a run's folder, or one checkpoint
     python tools/convert_checkpoint.py to-hf runs/run export --family navil_chat --dtype bf16
-    python tools/convert_checkpoint.py from-hf export runs/converted               # --set init.checkpoint=runs/converted
+    python tools/convert_checkpoint.py from-hf export runs/converted              # --set init.checkpoint=runs/converted
 
 Any layout of ranks goes in. One tensor is in memory at a time. What does not fit is refused, and nothing is written.
 """
