@@ -35,6 +35,7 @@ EXTRAS = {
     "dali": ["nvidia-dali-cuda130>=2.0"],  # image decoding on NVIDIA GPUs, and on CPUs
     "ray": ["ray[data]>=2.40"],  # tools/tokenise.py --executor ray
     "kernels": [],  # nmm_kernels, which tools/setup_env.sh builds from kernels/ beside this file
+    "hf": ["transformers>=5.0"],  # megatron_nmm/hf, the exported model
     "bench": ["transformers>=5.0"],  # what tools/bench_train.py compares with
     "dev": [
         "pytest>=8",
