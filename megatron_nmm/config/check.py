@@ -5,7 +5,7 @@ Three passes, each over a table: kinds of values (the annotations), ranges (boun
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from megatron_nmm.config.bounds import LARGEST, out_of_range
@@ -17,7 +17,7 @@ from megatron_nmm.config.rules import RULES, WORLD
 from megatron_nmm.config.schema import RunConfig, SourceConfig
 from megatron_nmm.config.values import accepts, describe, leaves
 
-__all__ = ["Fault", "check", "check_files", "require"]
+__all__ = ["Fault", "check", "check_files", "relations", "require"]
 
 
 def check(run: RunConfig, world_size: int) -> tuple[Fault, ...]:
@@ -27,10 +27,17 @@ def check(run: RunConfig, world_size: int) -> tuple[Fault, ...]:
     if not (accepts(int, world_size) and 1 <= world_size <= LARGEST):
         faults.append(Fault(WORLD, f"the world size {world_size!r} is out of range", "use a world size of at least 1"))
     bad = {fault.key for fault in faults}
+    return (*faults, *relations(run, world_size, bad))
+
+
+def relations(run: RunConfig, world_size: int, bad: Collection[str] = ()) -> tuple[Fault, ...]:
+    """The last pass alone, without rules that read the keys in ``bad``: all that ``check`` has to say of a run whose
+    other values are in order by themselves."""
+    found: list[Fault] = []
     for rule in RULES:
         if not any(_touches(key, read) for key in bad for read in rule.reads):
-            faults += rule.judge(run, world_size)
-    return tuple(faults)
+            found += rule.judge(run, world_size)
+    return tuple(found)
 
 
 def require(run: RunConfig, world_size: int) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import islice, product
 from typing import Any, get_args, get_type_hints
 
-from megatron_nmm.config.check import check
+from megatron_nmm.config.check import check, relations
 from megatron_nmm.config.fault import Fault, divisors
 from megatron_nmm.config.schema import DataConfig, ParallelConfig, RunConfig
 from megatron_nmm.planner.gpus import NODE
@@ -39,8 +39,9 @@ def axes(run: RunConfig, gpus: int) -> tuple[Axis, ...]:
 
 
 def families(run: RunConfig, gpus: int) -> Iterator[Iterator[RunConfig]]:
-    """For every layout the runs that ``check`` finds without fault on ``gpus`` processes, by what they recompute: the
-    fastest mode first. They are checked as they are asked for; a family may turn out empty.
+    """For every layout of a run without ``common_faults`` the runs that ``check`` finds without fault on ``gpus``
+    processes, by what they recompute: the fastest mode first. They are checked as they are asked for; a family may turn
+    out empty.
 
     Sequence parallelism goes with tensor parallelism and the optimizer is sharded: both save memory at no cost here.
     Data ranks talk while they compute where ``check`` lets them.
@@ -63,7 +64,7 @@ def _modes(run: RunConfig, gpus: int) -> Iterator[RunConfig]:
     for mode in RECOMPUTE:
         changed = replace(run, parallel=replace(run.parallel, recompute=mode))
         ways = (_overlapping(changed), changed)
-        yield from islice((way for way in ways if not check(replace(way, device="gpu"), gpus)), 1)
+        yield from islice((way for way in ways if not relations(replace(way, device="gpu"), gpus)), 1)
 
 
 def laid_out(run: RunConfig, values: Mapping[str, Any]) -> RunConfig:
@@ -86,7 +87,7 @@ def _overlapping(run: RunConfig) -> RunConfig:
 
 
 def _fits_at_a_glance(parallel: ParallelConfig, gpus: int) -> bool:
-    """Whether one copy of the model divides the GPUs: ``check`` asks that as well, at a thousand times the cost."""
+    """Whether one copy of the model divides the GPUs: ``check`` asks that as well, at a hundred times the cost."""
     return gpus % parallel.processes == 0
 
 

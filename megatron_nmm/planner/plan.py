@@ -84,10 +84,10 @@ def plan(run: RunConfig, gpus: int, gpu: Gpu, shares: Shares) -> Plan:
         fact = f"precision.recipe {run.precision.recipe} does not run on {gpu.name}"
         raise ConfigError(f"{fact}; use --gpu {either(able)}, or precision.recipe plain")
     room = gpu.memory * shares["usable"]
+    if everywhere := common_faults(run, gpus):
+        raise config_error(f"{run.name} cannot be planned in any layout", everywhere)
     sizes = _sizes(run, gpus, room)
     if not sizes:
-        if everywhere := common_faults(run, gpus):
-            raise config_error(f"{run.name} cannot be planned in any layout", everywhere)
         raise ConfigError(_no_layout(run, gpus))
     options = [option(run, place, gpu, shares) for run, place, used in sizes if used.total <= room]
     if not options:
