@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -77,6 +78,18 @@ def processes(run: RunConfig, environment: Mapping[str, str]) -> int:
         return int(text)
     except ValueError:
         raise ConfigError(f"WORLD_SIZE {text!r} is not a number; unset it or use the number of processes") from None
+
+
+def require_launcher(run: RunConfig) -> None:
+    """Raise ConfigError when one process was started for a layout of several: parse takes the layout's word for it."""
+    parallel, needed = run.parallel, run.parallel.processes
+    if needed > 1 and "WORLD_SIZE" not in os.environ:
+        experts = f" (parallel.expert {parallel.expert})" if parallel.expert > 1 else ""
+        sizes = " x ".join(f"parallel.{name} {size}" for name, size in parallel.shape.items())
+        raise ConfigError(
+            f"{sizes}{experts} needs {needed} "
+            f"processes, this is one; start it with: torchrun --nproc-per-node {needed} {' '.join(sys.argv)}"
+        )
 
 
 def summary(run: RunConfig, world_size: int) -> str:

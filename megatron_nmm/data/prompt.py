@@ -23,36 +23,49 @@ def prompt_batch(run: RunConfig, tokenizer: Tokenizer, prompts: Sequence[Prompt]
     an image cannot be decoded, or a prompt is empty or longer than the row.
     """
     row_length = run.data.sequence_length if length is None else length
+    return batch_of(run, tokenizer, load_prompts(run, tokenizer, prompts, row_length), row_length)
+
+
+def load_prompts(
+    run: RunConfig, tokenizer: Tokenizer, prompts: Sequence[Prompt], longest: int, end: bool = False
+) -> list[Loaded]:
+    """Each prompt as a sample of at most ``longest`` tokens, with eos when ``end``; raises as ``prompt_batch`` does."""
     rule, decoder = run_rule(run), choose(run.data.decoder, run.data.decode)
-    rows = []
+    require_images(prompts)
+    loaded = []
     for number, (text, images) in enumerate(prompts):
-        parts = segments(text)
-        if len(parts) != len(images) + 1:
-            raise DataError(
-                f"prompt {number} has {len(parts) - 1} <image> markers but {len(images)} images; "
-                "give one image for each marker"
-            )
         try:
             seen = [image_patches(encoded, rule, decoder, centred=run.data.augment) for encoded in images]
         except DataError as error:
             raise DataError(f"prompt {number}: {error}") from error
         image_ids = [rule.image_ids(views, tokenizer.special) for _, views in seen]
-        tokens = compose([tokenizer.encode(part) for part in parts], image_ids, tokenizer, end=False)
-        if not 0 < len(tokens) <= row_length:
+        tokens = compose([tokenizer.encode(part) for part in segments(text)], image_ids, tokenizer, end=end)
+        if not 0 < len(tokens) <= longest:
             raise DataError(
-                f"prompt {number} has {len(tokens)} tokens, a row holds 1 to {row_length}; "
+                f"prompt {number} has {len(tokens)} tokens, a row holds 1 to {longest}; "
                 "give it some text, or shorten it"
             )
         patches = tuple(view for of_image, _ in seen for view in of_image)
         grids = tuple(view.grid for _, views in seen for view in views)
-        rows.append([Loaded(f"prompt-{number}", _kind(images), 0, tokens, patches, grids)])
-    return collate(
-        rows,
-        row_length,
-        tokenizer.special,
-        run.model.vision.patch_values,
-        rule.shuffle,
-    )
+        loaded.append(Loaded(f"prompt-{number}", _kind(images), 0, tokens, patches, grids))
+    return loaded
+
+
+def batch_of(run: RunConfig, tokenizer: Tokenizer, loaded: Sequence[Loaded], length: int) -> Batch:
+    """One row of ``length`` tokens per sample of ``load_prompts``."""
+    rows = [[sample] for sample in loaded]
+    return collate(rows, length, tokenizer.special, run.model.vision.patch_values, run_rule(run).shuffle)
+
+
+def require_images(prompts: Sequence[Prompt]) -> None:
+    """Raise DataError unless every prompt has as many images as markers: at once, before any work is shared out."""
+    for number, (text, images) in enumerate(prompts):
+        markers = len(segments(text)) - 1
+        if markers != len(images):
+            raise DataError(
+                f"prompt {number} has {markers} <image> markers but {len(images)} images; "
+                "give one image for each marker"
+            )
 
 
 def _kind(images: Sequence[bytes]) -> int:

@@ -22,6 +22,7 @@ from megatron.core.transformer.transformer_layer import get_transformer_layer_of
 
 from megatron_nmm.config import RunConfig
 from megatron_nmm.data.batch import Batch
+from megatron_nmm.models.attention.cached import KeyValueCache
 from megatron_nmm.models.attention.core import AttentionPlan
 from megatron_nmm.models.attention.gathered import whole_sequence
 from megatron_nmm.models.loss import token_losses
@@ -97,16 +98,29 @@ class NativeMultimodalModel(LanguageModule):
         """Where the pipeline schedule leaves the previous stage's hidden states."""
         self.decoder.set_input_tensor(input_tensor[0] if isinstance(input_tensor, list) else input_tensor)
 
-    def forward(self, batch: Batch, *, loss_scale: torch.Tensor | None = None, logits: bool = False) -> torch.Tensor:
+    def forward(
+        self,
+        batch: Batch,
+        *,
+        loss_scale: torch.Tensor | None = None,
+        logits: bool = False,
+        scores_at: torch.Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> torch.Tensor:
         """Hidden states [T (/ t), 1, H] for the next stage; on the last stage the losses [N] of the supervised
-        tokens in flat order, or with ``logits`` all scores [B, S, V]. ``loss_scale``: SparsePlan's."""
+        tokens in flat order, or with ``logits`` all scores [B, S, V], or those [n, V] of the n flat positions
+        ``scores_at``. ``loss_scale``: SparsePlan's; ``cache``: AttentionPlan's."""
         share = ContextShare.of(batch, self.world)
-        plan = AttentionPlan.of(batch, share, self.run, self.world, self.config.params_dtype, loss_scale)
+        plan = AttentionPlan.of(batch, share, self.run, self.world, self.config.params_dtype, loss_scale, cache)
         hidden = self.embed(batch, share) if self.pre_process else None
         hidden = self.decoder(hidden, attention_mask=None, packed_seq_params=plan)
         if not self.post_process:
             return cast(torch.Tensor, hidden)
-        return self.logits(hidden, batch, share) if logits else self.losses(hidden, batch, share)
+        if scores_at is not None:
+            return self.logits(hidden, share, scores_at)
+        if logits:
+            return self.logits(hidden, share).view(batch.rows, batch.sequence_length, -1)
+        return self.losses(hidden, batch, share)
 
     def embed(self, batch: Batch, share: ContextShare) -> torch.Tensor:
         """[T (/ t), 1, H]: every token's embedding, image placeholders replaced by what the image part makes."""
@@ -158,11 +172,13 @@ class NativeMultimodalModel(LanguageModule):
         rows = take_rows(self._whole_rows(hidden), supervised.to(device, non_blocking=True))
         return token_losses(self._scores(rows), labels, self.tp_group)
 
-    def logits(self, hidden: torch.Tensor, batch: Batch, share: ContextShare) -> torch.Tensor:
-        """[B, S, V] scores of every position, the same on every tensor and context rank."""
+    def logits(self, hidden: torch.Tensor, share: ContextShare, at: torch.Tensor | None = None) -> torch.Tensor:
+        """[n, V] scores of the flat positions ``at`` (None = all), the same on every tensor and context rank."""
         rows = whole_sequence(self._whole_rows(hidden), share.to(hidden.device))
+        if at is not None:
+            rows = rows[at.to(rows.device, non_blocking=True)]
         scores: torch.Tensor = gather_from_tensor_model_parallel_region(self._scores(rows), group=self.tp_group)
-        return scores.view(batch.rows, batch.sequence_length, -1)
+        return scores
 
 
 def _chosen(values: torch.Tensor, which: torch.Tensor | None) -> torch.Tensor:

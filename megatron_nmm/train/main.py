@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from megatron_nmm.config import RunConfig
-from megatron_nmm.config.command_line import Recipe, parse
+from megatron_nmm.config.command_line import Recipe, parse, require_launcher
 from megatron_nmm.config.refusal import FAULTY, INTERRUPTED, TAKEN_BACK, refuse
-from megatron_nmm.errors import ConfigError, NMMError
+from megatron_nmm.errors import NMMError
 from megatron_nmm.models.pipeline_plan import stage_note
 
 
@@ -26,10 +26,10 @@ def main(
     if run is None:
         return
     try:
-        _require_launcher(run)
+        require_launcher(run)
         _train(run)
     except NMMError as error:
-        raise SystemExit(_refused(error)) from None
+        raise SystemExit(refuse_once(error)) from None
     except KeyboardInterrupt:  # during training, Ctrl-C is Stop's affair
         if os.environ.get("RANK", "0") == "0":
             print("\nstopped outside of training; checkpoints are as they were", file=sys.stderr)
@@ -57,19 +57,7 @@ def _train(run: RunConfig) -> None:
         raise SystemExit(TAKEN_BACK)
 
 
-def _require_launcher(run: RunConfig) -> None:
-    """Raise ConfigError when one process was started for a layout of several: parse takes the layout's word for it."""
-    parallel, needed = run.parallel, run.parallel.processes
-    if needed > 1 and "WORLD_SIZE" not in os.environ:
-        experts = f" (parallel.expert {parallel.expert})" if parallel.expert > 1 else ""
-        sizes = " x ".join(f"parallel.{name} {size}" for name, size in parallel.shape.items())
-        raise ConfigError(
-            f"{sizes}{experts} needs {needed} "
-            f"processes, this is one; start it with: torchrun --nproc-per-node {needed} {' '.join(sys.argv)}"
-        )
-
-
-def _refused(error: NMMError) -> int:
+def refuse_once(error: NMMError) -> int:
     """Say ``error`` once for all ranks; the exit code."""
     speaks: bool | None = getattr(error, "speaks", None)
     if speaks is False:  # another rank has spoken already: nothing to wait for

@@ -10,7 +10,7 @@ from tests.house.tree import PACKAGE, ROOT, files
 
 LEVELS = (
     ("dry_run",),
-    ("train",),
+    ("train", "evaluate"),
     ("checkpoint", "generate", "planner", "scaling", "verify"),
     ("models",),
     ("precision", "parallel"),
@@ -24,7 +24,7 @@ LEVELS = (
 SPECIAL = {"data": {"config", "files", "errors"}, "hf": set[str]()}
 """``data`` stands beside the levels; an export's ``hf`` must load without this package."""
 
-CARRIES_BATCHES = ("dry_run", "train", "checkpoint", "generate", "scaling", "verify", "models", "parallel")
+CARRIES_BATCHES = ("dry_run", "train", "evaluate", "checkpoint", "generate", "scaling", "verify", "models", "parallel")
 """These take the batches that ``data`` makes, so they see ``data`` as well."""
 
 STANDARD_LIBRARY_ONLY = ("config", "files", "errors")

@@ -11,7 +11,7 @@ from megatron_nmm.config import DataConfig, ModelConfig, ParallelConfig, RunConf
 from megatron_nmm.config.check import check
 from megatron_nmm.config.presets import navil
 from megatron_nmm.config.schema import JournalConfig
-from megatron_nmm.generate.next_tokens import next_tokens
+from megatron_nmm.generate.scores import read_scores
 from megatron_nmm.models.build import build
 from megatron_nmm.models.part_sizes import part_sizes
 from megatron_nmm.parallel import full_state
@@ -108,7 +108,8 @@ def _measured(place: Place, run: RunConfig, state: compare.State):  # type: igno
         telemetry = Telemetry(run, model, optimizer, world)
         held_out = synthetic.batches(run, 3, seed=2)
         loss = forward_backward(model, held_out, world, forward_only=True).mean
-        after = next_tokens(model, held_out[0], torch.tensor([40]), run.model.vocabulary, world)
+        at = torch.tensor([40])
+        after = read_scores(model, held_out[0], at, lambda scores: scores.argmax(-1).cpu(), at, world)
         with telemetry.watch(1):
             forward_backward(model, synthetic.batches(run, 8, seed=3), world)
         reading = telemetry.read(optimizer.step(1))

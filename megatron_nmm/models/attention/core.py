@@ -15,7 +15,8 @@ from megatron_nmm.config import RunConfig
 from megatron_nmm.config.recipes import row_multiple
 from megatron_nmm.data.batch import Batch
 from megatron_nmm.device.protocol import AttentionBackend
-from megatron_nmm.models.attention import flex, per_document, per_piece
+from megatron_nmm.models.attention import cached, flex, per_document, per_piece
+from megatron_nmm.models.attention.cached import CachedPass, KeyValueCache
 from megatron_nmm.models.attention.gathered import whole_keys
 from megatron_nmm.models.attention.layout import PackedLayout
 from megatron_nmm.models.experts.routing import Routing
@@ -44,6 +45,8 @@ class AttentionPlan:
     """Which rows are whose, for layers with modality experts; None where there is one modality only."""
     sparse: SparsePlan | None = None
     """Tokens as routers see them, for layers with sparse experts."""
+    cached: CachedPass | None = None
+    """What becomes of keys and values while text is generated; None = nothing is kept."""
     windows: Any = None
     """What ``prepared`` is, for layers that attend within windows (WindowAttention)."""
     qkv_format: str = "thd"
@@ -61,21 +64,31 @@ class AttentionPlan:
         world: World,
         dtype: torch.dtype,
         loss_scale: torch.Tensor | None = None,
+        cache: KeyValueCache | None = None,
     ) -> "AttentionPlan":
-        """Work the plan of this rank's ``share`` of ``batch`` out on the host; ``loss_scale`` as SparsePlan has it."""
+        """Work the plan of this rank's ``share`` of ``batch`` out on the host; ``loss_scale`` as SparsePlan has it.
+
+        With ``cache`` keys and values are kept there; a batch that does not begin at position 0 goes on behind them.
+        """
         model, device = run.model, world.device.torch_device
-        layout = PackedLayout.of(batch, model.image_mask, share.mine)
+        step = None if cache is None else CachedPass.of(cache, batch, device)
         backend = (BACKENDS if share.mine is None else CUT_BACKENDS)[world.device.attention_backend]
+        prepared: Any = step
+        if step is None or step.visible is None:
+            prepared = backend.prepare(PackedLayout.of(batch, model.image_mask, share.mine), device)
+        else:
+            backend = cached
         sparse = None
         if model.sparse_layers:
             sparse = SparsePlan.of(batch, model.sparse, device, loss_scale, _positions(share, batch, world))
         return AttentionPlan(
             Rotation.at(share.take(batch.positions), model.head_width, model.rope_base, device, dtype),
-            backend.prepare(layout, device),
+            prepared,
             backend,
             share.to(device),
             Routing.of(batch, device, share, row_multiple(run.precision)),
             sparse,
+            step,
         )
 
 
@@ -92,6 +105,7 @@ class PackedAttention(torch.nn.Module):
     def __init__(self, config: Any, layer_number: int, softmax_scale: float | None = None, **_: Any) -> None:
         super().__init__()
         self.scale = softmax_scale or config.kv_channels**-0.5
+        self.layer = layer_number
 
     def forward(
         self,
@@ -107,6 +121,8 @@ class PackedAttention(torch.nn.Module):
         plan = packed_seq_params
         query, key = rotate(query_THD, plan.rotation), rotate(key_TGD, plan.rotation)
         key, value = whole_keys(key, value_TGD, plan.share)
+        if plan.cached is not None:
+            key, value = plan.cached.keep(self.layer, key, value)
         out: torch.Tensor = plan.backend.attend(query, key, value, self.prepared(plan), self.scale)
         return out
 
