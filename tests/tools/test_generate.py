@@ -1,21 +1,16 @@
 """tools/generate.py answers from a real run's checkpoint, the same in every layout, and refuses what it cannot use."""
 
-import io
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 
 from megatron_nmm.config import RunConfig
-from megatron_nmm.parallel.world import World
-from megatron_nmm.verify.workers import Place, WorkerPool
+from megatron_nmm.verify.workers import WorkerPool
 from tests.data.corpora import png
+from tests.tools.ranks import Said, alone, said
 from tests.train.runs import tiny_run, train_job
 from tools.generate import main
-
-Said = tuple[int, str, str]
-"""Exit code, stdout, stderr."""
 
 
 @pytest.fixture(scope="module")
@@ -36,32 +31,12 @@ def _asked(run: RunConfig, *more: str) -> list[str]:
     return ["--run", run.folder, *prompt, *images, *more]
 
 
-def _said(place: Place, arguments: list[str]) -> Said:
-    """What one rank says; its World is that of the place."""
-    start = World.start
-
-    def join(parallel, device, seed, threads=0):  # type: ignore[no-untyped-def]
-        store = f"file://{place.store}-tool"
-        return World.join(parallel, device, seed, rank=place.rank, size=place.size, init_method=store)
-
-    World.start = staticmethod(join)  # type: ignore[method-assign,assignment]
-    out, errors = io.StringIO(), io.StringIO()
-    try:
-        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(errors):
-            patch.setenv("WORLD_SIZE", str(place.size))
-            patch.setenv("RANK", str(place.rank))
-            code = main(arguments)
-    finally:
-        World.start = start  # type: ignore[method-assign]
-    return code, out.getvalue(), errors.getvalue()
-
-
 @pytest.fixture(scope="module")
 def ask(trained: RunConfig, pool: WorkerPool) -> Callable[..., list[Said]]:
     """The tool on that many ranks, with more arguments."""
 
     def ask(size: int, *more: str) -> list[Said]:
-        return pool.run(size, _said, _asked(trained, *more))
+        return pool.run(size, said, main, _asked(trained, *more))
 
     return ask
 
@@ -104,16 +79,8 @@ def test_what_cannot_be_used_is_refused(more: tuple[str, ...], told: str, traine
     folder = Path(trained.folder).parent
     arguments = _asked(trained, *(word.format(folder=folder) for word in more))
     if "needs 2" in told:
-        code, out, errors = pool.run(1, _alone, arguments)[0]
+        code, out, errors = pool.run(1, alone, main, arguments)[0]
     else:
-        code, out, errors = pool.run(1, _said, arguments)[0]
+        code, out, errors = pool.run(1, said, main, arguments)[0]
     assert (code, out) == (2, "")
     assert told in errors and "Traceback" not in errors
-
-
-def _alone(place: Place, arguments: list[str]) -> Said:
-    """A process that nobody told of others."""
-    out, errors = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(errors):
-        code = main(arguments)
-    return code, out.getvalue(), errors.getvalue()
