@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 
 import pytest
 
@@ -17,16 +18,22 @@ from megatron_nmm.planner.gpus import GPUS, gpu
 from megatron_nmm.planner.layouts import changes, has_legal, laid_out, legal, nearest_counts
 from megatron_nmm.planner.memory import Memory
 from megatron_nmm.planner.place import Place
-from megatron_nmm.planner.plan import by_mode, fullest, plan
+from megatron_nmm.planner.plan import Plan, by_mode, fullest, plan
 from tests.house.tree import ROOT
 from tests.planner.toys import TOYS
 
 H100 = GPUS["h100"]
 LARGE = RunConfig(
     name="large",
-    model=ModelConfig(layers=48, width=8192, heads=64, vocabulary=131_072),
-    data=DataConfig(global_batch=64),
+    model=ModelConfig(layers=9, width=20_480, heads=160, vocabulary=131_072),
+    data=DataConfig(global_batch=64, sequence_length=16_384),
 )
+
+
+@cache
+def large() -> Plan:
+    """Planned once for all tests."""
+    return plan(LARGE, 64, H100, shares())
 
 
 EIGHT_BITS = apply(TOYS["dense"], ["precision.recipe=fp8_current"])
@@ -68,7 +75,7 @@ def test_the_best_is_the_fastest_that_fits() -> None:
 
 
 def test_a_layout_recomputes_as_little_as_fits_and_else_is_not_ranked() -> None:
-    planned = plan(LARGE, 64, H100, shares())
+    planned = large()
     room = H100.memory * ASSUMPTIONS["usable"].value
     sizes: dict[tuple[str, ...], dict[str, float]] = {}
     for run in legal(LARGE, 64):
@@ -81,7 +88,7 @@ def test_a_layout_recomputes_as_little_as_fits_and_else_is_not_ranked() -> None:
 
 
 def test_recomputing_more_keeps_less() -> None:
-    sizes = by_mode(plan(LARGE, 64, H100, shares()).best)
+    sizes = by_mode(large().best)
     assert sizes["none"] > sizes["selective"] > sizes["full"]
 
 
