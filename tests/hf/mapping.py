@@ -71,21 +71,26 @@ def _vision(vision: VisionConfig) -> dict[str, Any]:
     }
 
 
+def images_of(run: RunConfig) -> dict[str, Any]:
+    """The arguments of a run's image processor."""
+    rule, data = run_rule(run), run.data
+    return {
+        "image_rule": rule.name,
+        "patch_size": rule.patch,
+        "merge_size": rule.shuffle,
+        "image_size": data.image_size,
+        "min_patches": data.min_patches,
+        "max_patches": data.max_patches,
+        "multi_scale": data.multi_scale,
+        "do_center_crop": data.augment,
+    }
+
+
 def processor_of(run: RunConfig, tokenizer: Tokenizer) -> NativeMultimodalProcessor:
     """The processor of a run whose tokenizer is a tokenizer.json."""
     from transformers import PreTrainedTokenizerFast
 
-    rule, data = run_rule(run), run.data
-    images = NativeMultimodalImageProcessor(
-        image_rule=rule.name,
-        patch_size=rule.patch,
-        merge_size=rule.shuffle,
-        image_size=data.image_size,
-        min_patches=data.min_patches,
-        max_patches=data.max_patches,
-        multi_scale=data.multi_scale,
-        do_center_crop=data.augment,
-    )
+    images = NativeMultimodalImageProcessor(**images_of(run))
     words = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer.path))
     return NativeMultimodalProcessor(images, words, special_token_ids=tokenizer.special)
 

@@ -51,6 +51,16 @@ def test_padding_changes_nothing_on_either_side(side: str, case: Case) -> None:
         assert close(row, expected[: len(row)])
 
 
+def test_padding_between_tokens_changes_nothing_either(case: Case) -> None:
+    inputs = case.inputs("interleaved")
+    ids, pad = inputs["input_ids"], torch.full((1, 3), case.tokenizer.pad)
+    apart = torch.cat([ids[:, :2], pad, ids[:, 2:]], 1)
+    mask = torch.ones_like(apart)
+    mask[:, 2:5] = 0
+    (found,) = rows(scores(case.model, {**inputs, "input_ids": apart, "attention_mask": mask}), mask)
+    assert close(found, scores(case.model, inputs)[0])
+
+
 def test_the_loss_is_that_of_training(case: Case) -> None:
     for name, expected in zip(PROMPTS, case.losses, strict=True):
         inputs = case.inputs(name)

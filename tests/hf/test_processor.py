@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -112,6 +112,7 @@ def _rules(name: str) -> tuple[NativeMultimodalImageProcessor, Any]:
     return made, rule_of(name, patch=4, shuffle=2, **values)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 3000), st.integers(1, 3000), st.booleans(), st.sampled_from([(256, 24_576), (16, 64), (1, 10)]))
 def test_views_and_ids_of_any_size_are_those_of_training(
     height: int, width: int, multi_scale: bool, budget: tuple[int, int]
