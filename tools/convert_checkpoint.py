@@ -1,19 +1,28 @@
-"""Convert a training checkpoint to a Hugging Face folder and back, in one process, without a GPU.
+"""Convert a training checkpoint to a Hugging Face folder and back, and verify an export; one process, no GPU.
 
-    python tools/convert_checkpoint.py to-hf runs/run export                      # a run's folder, or one checkpoint
+    python tools/convert_checkpoint.py to-hf runs/run export                     # a run's folder, or one checkpoint
     python tools/convert_checkpoint.py to-hf runs/run export --family navil_chat --dtype bf16
+    python tools/convert_checkpoint.py verify export
     python tools/convert_checkpoint.py from-hf export runs/converted              # --set init.checkpoint=runs/converted
 
-Any layout of ranks goes in. One tensor is in memory at a time. What does not fit is refused, and nothing is written.
+Any layout of ranks goes in. One tensor is in memory at a time. What does not fit is refused, and nothing is written. An
+export carries a proof card: hashes of its files, and scores and greedy tokens beside those of the trained model, which
+``verify`` checks and works out again.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
+from rich.console import Console
+from rich.table import Table
+
+from megatron_nmm.checkpoint.convert import card
+from megatron_nmm.checkpoint.convert.exported import OPENERS
 from megatron_nmm.checkpoint.convert.from_hf import DTYPES as DTYPES_IN
 from megatron_nmm.checkpoint.convert.from_hf import from_hf
 from megatron_nmm.checkpoint.convert.kinds import KINDS
+from megatron_nmm.checkpoint.convert.prove import proof
 from megatron_nmm.checkpoint.convert.stored import StoredWeights
 from megatron_nmm.checkpoint.convert.to_hf import DTYPES, LARGEST, run_of, to_hf
 from megatron_nmm.config.arguments import positive
@@ -35,6 +44,9 @@ def arguments() -> argparse.Namespace:
     out.add_argument(
         "--largest-file", type=positive, default=LARGEST, metavar="BYTES", help=f"default {LARGEST:,} bytes"
     )
+    out.add_argument("--hashes-only", action="store_true", help="do not run the models for the proof card")
+    check = commands.add_parser("verify", help="check an export against its proof card")
+    check.add_argument("folder", type=Path, help="what to-hf wrote")
     back = commands.add_parser("from-hf", help="from a Hugging Face folder to a training checkpoint")
     back.add_argument("folder", type=Path, help="config.json and *.safetensors")
     back.add_argument("output", type=Path, help="the new folder of a run, for init.checkpoint")
@@ -60,17 +72,34 @@ def export(options: argparse.Namespace) -> None:
         options.dtype,
         tokenizer,
         say,
-        largest=options.largest_file,
+        proof(options.checkpoint, options.family, options.dtype, tokenizer, answers=not options.hashes_only),
+        options.largest_file,
     )
-    say(f"step {done.step} as {options.family} in {options.output}: {len(done.hashes)} files")
+    show(card.read(options.output))
+    say(f"step {done.step} as {options.family} in {options.output}")
+
+
+def show(found: card.Card) -> None:
+    """The proof as a table."""
+    if found.comparisons:
+        table = Table("probe", "tokens", "patches", "largest score", "difference", "relative", "greedy tokens")
+        for one in found.comparisons:
+            sizes = (str(one.tokens), str(one.patches), f"{one.largest:.3g}", f"{one.difference:.1e}")
+            table.add_row(one.probe, *sizes, f"{one.relative:.1e}", "equal" if one.greedy else "DIFFER")
+        Console(width=120).print(table)
+    else:
+        say("hashes alone: the models were not run, or no library holds the code of this family")
+    say(f"{found.mapped} tensors of step {found.step} as {found.family}; {len(found.files)} files match the card")
 
 
 def main() -> int:
-    """Convert, and say with the exit code whether it was done."""
+    """Convert or verify, and say with the exit code whether it was done."""
     options = arguments()
     try:
         if options.command == "to-hf":
             export(options)
+        elif options.command == "verify":
+            show(card.verify(options.folder, OPENERS))
         else:
             say(f"wrote {from_hf(options.folder, options.output, options.dtype, say)}")
     except NMMError as error:

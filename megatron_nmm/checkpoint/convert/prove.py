@@ -1,0 +1,46 @@
+"""Makes the proof card of an export that is being written: the trained model and the export answer the same probes."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from megatron_nmm.checkpoint.convert import card
+from megatron_nmm.checkpoint.convert.card import Card
+from megatron_nmm.checkpoint.convert.exported import OPENERS
+from megatron_nmm.checkpoint.convert.kinds import KINDS
+from megatron_nmm.checkpoint.convert.probes import probes
+from megatron_nmm.checkpoint.convert.to_hf import DTYPES, Exported
+from megatron_nmm.checkpoint.convert.trained import trained
+from megatron_nmm.data.tokens import SPECIAL_PIECES, Tokenizer
+
+NONE: Mapping[str, int] = {**dict.fromkeys(SPECIAL_PIECES, -1), "pad": 0}
+"""Special tokens of a model whose tokenizer is unknown: no id is one of an image's."""
+
+
+def proof(
+    place: Path, family: str, dtype: str, tokenizer: Tokenizer | None, *, answers: bool = True
+) -> Callable[[Path, Exported], None]:
+    """What ``to_hf`` is given to finish a folder with its card; the arguments are those of ``to_hf``.
+
+    Without ``answers`` (a model too large for this machine), or where no library holds the code of ``family``, the card
+    has hashes alone. Raises CheckpointError when the export answers otherwise.
+    """
+
+    def finish(folder: Path, exported: Exported) -> None:
+        comparisons = []
+        if answers and family in OPENERS:
+            _remember(place, folder, exported, family, dtype, tokenizer)
+            comparisons = card.compare(folder, OPENERS[family](folder))
+        made = Card(family, exported.step, dtype, exported.mapped, card.hashes(folder), comparisons)
+        card.write(folder, made)
+
+    return finish
+
+
+def _remember(
+    place: Path, folder: Path, exported: Exported, family: str, dtype: str, tokenizer: Tokenizer | None
+) -> None:
+    special = NONE if tokenizer is None else tokenizer.special
+    vocabulary = exported.run.model.vocabulary if tokenizer is None else tokenizer.size
+    asked = probes(exported.run, special, vocabulary, images=KINDS[family].own and tokenizer is not None)
+    with trained(place, exported.run, DTYPES[dtype], special) as model:
+        card.remember(folder, model, asked)
