@@ -1,7 +1,7 @@
 """Score a trained model's answers to questions with images: losses by kind, exact match, VQA accuracy, ANLS, CIDEr.
 
-    python tools/evaluate.py --run runs/digits/run --data questions.jsonl --output scores.json
-    torchrun --nproc-per-node 4 tools/evaluate.py --run ... --data ... --metric cider --new-tokens 32
+    python tools/evaluate.py --model runs/digits/run --data questions.jsonl --output scores.json
+    torchrun --nproc-per-node 4 tools/evaluate.py --model ... --data ... --metric cider --new-tokens 32
 
 A line of --data: {"prompt": "<image> How many dogs?", "images": ["dogs.jpg"], "references": ["two", "2"]}, and id and
 kind if you like. Processes share the questions; each is answered once. Answers are greedy.
@@ -50,7 +50,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         file, metrics = options.data / benchmark.file, options.metric or [benchmark.score]
     items = read_items(file, options.images, options.most)
     decoding = Decoding(options.new_tokens, stop=tuple(options.stop))
-    with opened(options.run, options.set, options.rows) as found:
+    with opened(options.model, options.set, options.rows) as found:
         with _progress(len(items), found.is_main) as tell:
             scored = evaluate_items(found.model, items, decoding, metrics, tell)
         if not found.is_main:
@@ -93,7 +93,14 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--run", type=Path, required=True, help="folder of a run")
+    parser.add_argument(
+        "--model",
+        "--run",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="folder of a run, or of an export; torchrun takes --run for an option of its own, so write --model there",
+    )
     parser.add_argument("--data", type=Path, required=True, help="questions, one JSON object a line")
     parser.add_argument(
         "--benchmark", choices=sorted(RUN_HERE), help="take its file under --data, then a folder, and its score"

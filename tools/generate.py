@@ -1,8 +1,8 @@
 """Let a trained model go on with a text and images: greedy or drawn, told as it grows if you like.
 
-    python tools/generate.py --run runs/digits/run --prompt "<image> plus <image> is" --image a.png --image b.png
-    python tools/generate.py --run runs/digits/run --prompt "a photo of" --temperature 0.8 --top-p 0.9 --stream
-    torchrun --nproc-per-node 2 tools/generate.py --run ... --prompt ... --set parallel.tensor=2
+    python tools/generate.py --model runs/digits/run --prompt "<image> plus <image> is" --image a.png --image b.png
+    python tools/generate.py --model runs/digits/run --prompt "a photo of" --temperature 0.8 --top-p 0.9 --stream
+    torchrun --nproc-per-node 2 tools/generate.py --model ... --prompt ... --set parallel.tensor=2
 
 The answer goes to stdout, everything else to stderr. The same seed draws the same answer in every layout.
 """
@@ -37,7 +37,7 @@ def _answer(options: argparse.Namespace) -> None:
     decoding = Decoding(options.new_tokens, options.temperature, options.top_p, tuple(options.stop), options.seed)
     prompt = (options.prompt, tuple(_bytes(path) for path in options.image))
     require_images([prompt])
-    with opened(options.run, options.set) as found:
+    with opened(options.model, options.set) as found:
         if found.is_main:
             print(found.source, file=sys.stderr)
 
@@ -68,7 +68,14 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--run", type=Path, required=True, help="folder of a run")
+    parser.add_argument(
+        "--model",
+        "--run",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="folder of a run, or of an export; torchrun takes --run for an option of its own, so write --model there",
+    )
     parser.add_argument("--prompt", required=True, help="text, with <image> where an image stands")
     parser.add_argument(
         "--image", type=Path, action="append", default=[], help="file of the next image; once for each marker"

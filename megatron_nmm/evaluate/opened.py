@@ -1,4 +1,4 @@
-"""A folder, opened as a model that answers: the newest checkpoint of a run, in any layout."""
+"""A folder, opened as a model that answers: the newest checkpoint of a run, in any layout, or an export."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -12,11 +12,11 @@ from megatron_nmm.config.command_line import processes, require_launcher
 from megatron_nmm.config.fault import config_error
 from megatron_nmm.config.io import load
 from megatron_nmm.config.overrides import apply
-from megatron_nmm.errors import ConfigError
+from megatron_nmm.errors import CheckpointError, ConfigError
 from megatron_nmm.generate.contract import AnsweringModel
 
-RUN = "checkpoints"
-"""What a run's folder has inside."""
+RUN, EXPORT = "checkpoints", "*.safetensors"
+"""What a run's folder and an export's have inside."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,24 @@ def run_of(folder: Path, changes: Sequence[str]) -> RunConfig:
 
 @contextmanager
 def opened(folder: Path, changes: Sequence[str] = (), rows: int | None = None) -> Iterator[Opened]:
-    """The newest checkpoint of the run in ``folder`` for the length of a block. Collective.
+    """The newest checkpoint of the run in ``folder``, or the export there, for the length of a block. Collective.
 
-    ``rows`` prompts run together (None: the default). Raises ConfigError or CheckpointError when there is none, or it
-    cannot be opened.
+    ``rows`` prompts run together (None: the default). Raises ConfigError or CheckpointError when ``folder`` is neither,
+    or cannot be opened.
     """
-    if not (folder / RUN).is_dir():
-        raise ConfigError(f"{folder} is not the folder of a run: it has no {RUN}/ inside; give one that training wrote")
-    run = run_of(folder, changes)
-    with _opened_run(folder, run, rows) as found:
-        yield found
+    if (folder / RUN).is_dir():
+        with _opened_run(folder, run_of(folder, changes), rows) as found:
+            yield found
+    elif any(folder.glob(EXPORT)):
+        if changes or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ConfigError(
+                f"{folder} is an export: one process answers from it as it is; leave out torchrun and --set"
+            )
+        yield _opened_export(folder, rows)
+    else:
+        raise ConfigError(
+            f"{folder} is neither the folder of a run ({RUN}/ inside) nor an export ({EXPORT} inside); give one of them"
+        )
 
 
 @contextmanager
@@ -80,3 +88,26 @@ def _opened_run(folder: Path, run: RunConfig, rows: int | None) -> Iterator[Open
         yield Opened(TrainingModel(model, run, tokenizer, world, rows or ROWS), source, world.is_main)
     finally:
         world.close()
+
+
+def _opened_export(folder: Path, rows: int | None) -> Opened:
+    """The exported model, by this package's classes: no code from the folder is run."""
+    from safetensors import SafetensorError
+
+    try:
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        import megatron_nmm.hf  # noqa: F401  registers them
+    except ImportError as error:
+        raise ConfigError(f"an export needs transformers ({error}); pip install 'transformers>=5.0'") from error
+    from megatron_nmm.data.tokens import Tokenizer
+    from megatron_nmm.generate.export import ExportModel
+    from megatron_nmm.generate.training import ROWS
+
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"export {folder} cannot be loaded: {error}; export the run again") from error
+    found = ExportModel(model.eval(), processor, Tokenizer(folder), rows or ROWS)
+    return Opened(found, f"export {folder}", True)

@@ -27,8 +27,8 @@ SPECIAL = {"data": {"config", "files", "errors"}, "hf": set[str]()}
 CARRIES_BATCHES = ("dry_run", "train", "evaluate", "checkpoint", "generate", "scaling", "verify", "models", "parallel")
 """These take the batches that ``data`` makes, so they see ``data`` as well."""
 
-OPENS_EXPORTS = ("checkpoint", "generate")
-"""These write what ``hf`` loads, and ask it."""
+OPENS_EXPORTS = ("evaluate", "checkpoint", "generate")
+"""These write what ``hf`` loads, or ask it."""
 
 STANDARD_LIBRARY_ONLY = ("config", "files", "errors")
 NEVER = {"data": ("megatron",), "hf": ("megatron",)}
@@ -42,9 +42,8 @@ def allowed() -> dict[str, set[str]]:
     for depth, level in enumerate(LEVELS):
         below = {name for lower in LEVELS[depth + 1 :] for name in lower}
         for name in level:
-            table[name] = (
-                below | ({"data"} if name in CARRIES_BATCHES else set()) | ({"hf"} if name in OPENS_EXPORTS else set())
-            )
+            table[name] = below | ({"data"} if name in CARRIES_BATCHES else set())
+            table[name] |= {"hf"} if name in OPENS_EXPORTS else set()
     return table
 
 

@@ -36,7 +36,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, pool: WorkerPool) -> RunCo
 
 def _arguments(run: RunConfig, *more: str) -> list[str]:
     data = str(Path(run.folder).parent / "questions.jsonl")
-    return ["--run", run.folder, "--data", data, "--new-tokens", "4", "--rows", "2", *more]
+    return ["--model", run.folder, "--data", data, "--new-tokens", "4", "--rows", "2", *more]
 
 
 def test_any_number_of_ranks_gives_the_same_results(trained: RunConfig, pool: WorkerPool, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_benchmark_knows_its_file_and_score(trained: RunConfig, pool: WorkerPo
         (("--benchmark", "COCO", "--data", "{folder}"), "coco/karpathy_test.jsonl cannot be read"),
         (("--stop", ""), "a stop string is empty"),
         (("--output", "{folder}/1.png/scores.json"), "scores.json cannot be written"),
-        (("--run", "{folder}"), "is not the folder of a run"),
+        (("--model", "{folder}"), "is neither the folder of a run"),
     ],
 )
 def test_what_cannot_be_used_is_refused(more: tuple[str, ...], told: str, trained: RunConfig, pool: WorkerPool) -> None:

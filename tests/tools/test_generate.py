@@ -28,7 +28,7 @@ def _asked(run: RunConfig, *more: str) -> list[str]:
     folder = Path(run.folder).parent
     images = [word for number in (1, 2) for word in ("--image", str(folder / f"{number}.png"))]
     prompt = ["--prompt", "<image> plus <image> is", "--new-tokens", "6"]
-    return ["--run", run.folder, *prompt, *images, *more]
+    return ["--model", run.folder, *prompt, *images, *more]
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +66,8 @@ def test_a_stream_is_the_answer_and_a_stop_string_ends_it(ask: Callable[..., lis
     [
         (("--image", "{folder}/1.png"), "prompt 0 has 2 <image> markers but 3 images; give one image for each marker"),
         (("--image", "{folder}/none.png"), "none.png cannot be read: No such file or directory"),
-        (("--run", "{folder}"), "is not the folder of a run: it has no checkpoints/ inside"),
-        (("--run", "{folder}/absent"), "is not the folder of a run"),
+        (("--model", "{folder}"), "is neither the folder of a run (checkpoints/ inside) nor an export"),
+        (("--model", "{folder}/absent"), "is neither the folder of a run"),
         (("--top-p", "2"), "top_p 2.0 is no probability"),
         (("--set", "parallel.tensor=3"), "tensor"),
         (("--set", "parallel.tensr=2"), "nearest key is parallel.tensor"),
