@@ -18,10 +18,10 @@ AUTO_MAP = {
     "AutoModelForImageTextToText": MODEL,
     "AutoModelForMultimodalLM": MODEL,
     "AutoModelForCausalLM": MODEL,
+    "AutoImageProcessor": "image_processing_native_multimodal.NativeMultimodalImageProcessor",
+    "AutoProcessor": "processing_native_multimodal.NativeMultimodalProcessor",
 }
-"""``auto_map`` of config.json."""
-IMAGE_PROCESSOR = "image_processing_native_multimodal.NativeMultimodalImageProcessor"
-PROCESSOR = "processing_native_multimodal.NativeMultimodalProcessor"
+"""``auto_map`` of config.json; the last two stand with the settings of what they name, too."""
 LEFT_OUT = ("__init__.py", "export.py", "register.py")
 """Files of this folder that only serve those who have the package."""
 NAMED = ("pad", "unk", "bos", "eos")
@@ -35,19 +35,15 @@ def complete(folder: Path, images: Mapping[str, Any], special: Mapping[str, int]
     """
     write_code(folder)
     _write(folder / "config.json", {**_read(folder / "config.json"), "auto_map": AUTO_MAP})
-    image_processor = {
-        **images,
-        "image_processor_type": IMAGE_PROCESSOR.rpartition(".")[2],
-        "auto_map": {"AutoImageProcessor": IMAGE_PROCESSOR},
-    }
-    processor = {
-        "processor_class": PROCESSOR.rpartition(".")[2],
-        "auto_map": {"AutoProcessor": PROCESSOR},
-        "image_processor": image_processor,
-        "special_token_ids": dict(special),
-    }
-    _write(folder / "processor_config.json", processor)
+    image_processor = {**images, **_class("AutoImageProcessor", "image_processor_type")}
+    processor = {"image_processor": image_processor, "special_token_ids": dict(special)}
+    _write(folder / "processor_config.json", processor | _class("AutoProcessor", "processor_class"))
     _write(folder / "tokenizer_config.json", _tokenizer(folder / "tokenizer.json", special))
+
+
+def _class(auto: str, key: str) -> dict[str, Any]:
+    """The class behind an auto class, as settings name it: alone, and with its file."""
+    return {key: AUTO_MAP[auto].rpartition(".")[2], "auto_map": {auto: AUTO_MAP[auto]}}
 
 
 def code() -> list[Path]:

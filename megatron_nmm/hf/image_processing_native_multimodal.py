@@ -1,6 +1,5 @@
 """Images to patches: what the model is given as ``pixel_values`` and ``image_grid_hw``."""
 
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,7 +8,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
 from .image_rule import ImageRule
-from .pixels import centre, normalise, pad, patchify, resize, rgb
+from .pixels import centre, flat, normalise, pad, patchify, resize, rgb
 
 
 class NativeMultimodalImageProcessor(BaseImageProcessor):
@@ -89,12 +88,3 @@ class NativeMultimodalImageProcessor(BaseImageProcessor):
             "views_per_image": torch.tensor(counts),
         }
         return BatchFeature(data, tensor_type=return_tensors)
-
-
-def flat(images: Any) -> Iterator[Any]:
-    """The images of a list of any depth, or the one image."""
-    if isinstance(images, list | tuple):
-        for image in images:
-            yield from flat(image)
-    else:
-        yield images

@@ -21,6 +21,7 @@ from .decoder import DecoderLayer
 from .experts import Router
 from .inputs import images_of_rows, positions, require_known, token_mask
 from .masks import added, decoder_mask, image_blocks
+from .views import grids_of
 from .vision import Connector, VisionEncoder, VisionLayer
 
 
@@ -152,8 +153,7 @@ class NativeMultimodalModel(NativeMultimodalPreTrainedModel):
         if self.config.vision_config is None:
             stem: torch.Tensor = self.patch_stem(pixel_values.to(self.dtype))
             return stem
-        grids = [(int(rows), int(columns)) for rows, columns in image_grid_hw.tolist()]
-        rows = self.vision(pixel_values, grids, self.config._attn_implementation)
+        rows = self.vision(pixel_values, grids_of(image_grid_hw), self.config._attn_implementation)
         tokens: torch.Tensor = self.connector(rows)
         return tokens
 

@@ -4,6 +4,7 @@ H, W pixels; C channels; p patch side.
 """
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,15 @@ from PIL import Image, ImageOps
 
 Pixels = npt.NDArray[np.uint8]
 """[H, W, 3] RGB."""
+
+
+def flat(images: Any) -> Iterator[Any]:
+    """The images of a list of any depth, or the one image."""
+    if isinstance(images, list | tuple):
+        for image in images:
+            yield from flat(image)
+    else:
+        yield images
 
 
 def rgb(image: Any) -> Pixels:

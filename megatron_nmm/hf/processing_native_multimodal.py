@@ -11,7 +11,7 @@ import torch
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
-from .image_processing_native_multimodal import flat
+from .pixels import flat
 
 MARKER = "<image>"
 """Marks the place of an image in a text."""

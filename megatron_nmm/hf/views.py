@@ -7,6 +7,14 @@ from dataclasses import dataclass
 
 import torch
 
+Grid = tuple[int, int]
+"""Rows and columns of patches of one view."""
+
+
+def grids_of(image_grid_hw: torch.Tensor) -> list[Grid]:
+    """The grids of [V, 2] views, on the host."""
+    return [(int(rows), int(columns)) for rows, columns in image_grid_hw.tolist()]
+
 
 @dataclass(frozen=True)
 class Places:

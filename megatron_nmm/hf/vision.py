@@ -10,7 +10,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import Rotation, SwiGLU, attend, rotate, rotation
 from .configuration_native_multimodal import NativeMultimodalConfig, NativeMultimodalVisionConfig
-from .views import Places, places, windows
+from .views import Grid, Places, places, windows
 
 
 class VisionAttention(nn.Module):
@@ -88,7 +88,7 @@ class VisionEncoder(nn.Module):
         self.layers = nn.ModuleList(VisionLayer(config) for _ in range(config.depth))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps) if config.final_norm else nn.Identity()
 
-    def forward(self, patches: torch.Tensor, grids: list[tuple[int, int]], implementation: str) -> torch.Tensor:
+    def forward(self, patches: torch.Tensor, grids: list[Grid], implementation: str) -> torch.Tensor:
         """[P, C * p * p] in merge groups, and rows and columns of each view -> [P, w].
 
         Patches of a window stand together inside, so that windows are pieces like views.
