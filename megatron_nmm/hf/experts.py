@@ -1,4 +1,4 @@
-"""Sparse experts: a router sends each token to a few of many MLPs, and drops none (P1 section 2).
+"""Sparse experts: a router sends each token to a few of many MLPs, and drops none (arXiv 2504.07951, section 2).
 
 Shapes: T tokens, E experts, K choices, H width.
 """

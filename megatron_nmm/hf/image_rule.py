@@ -1,7 +1,7 @@
 """How many patches and tokens an image becomes: the rules square and native, as training has them.
 
-Native follows NaViL section 3 and its released image processor: an image keeps its shape and, within limits, its size;
-smaller copies with half the pixels each may stand before it.
+Native follows NaViL (arXiv 2510.08565, section 3) and its released image processor: an image keeps its shape and,
+within limits, its size; smaller copies with half the pixels each may stand before it.
 """
 
 import math

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,28 +19,29 @@ from transformers import (
     AutoProcessor,
 )
 
-from megatron_nmm.data.prompt import prompt_batch
-from megatron_nmm.data.tokenizer_json import tokenizer_json
 from megatron_nmm.hf import (
     NativeMultimodalConfig,
     NativeMultimodalForConditionalGeneration,
     NativeMultimodalModel,
     NativeMultimodalProcessor,
 )
-from megatron_nmm.hf.export import AUTO_MAP, code, complete, write_code
-from tests.data.corpora import tokenizer
+from megatron_nmm.hf.export import AUTO_MAP, code, write_code
 from tests.hf.conftest import IMAGES, PROMPTS, Case
 from tests.hf.jobs import NEW_TOKENS
-from tests.hf.mapping import config_of, images_of
 from tests.hf.test_model import new_tokens, scores
-from tests.hf.variants import file_of, run_of
 
 
 def written(case: Case, folder: Path) -> Path:
     """The folder that an export is: weights, configuration, tokenizer, processor, code."""
     case.model.save_pretrained(folder)
-    shutil.copy(case.tokenizer.path, folder / "tokenizer.json")
-    complete(folder, images_of(case.run), case.tokenizer.special)
+    case.processor.save_pretrained(folder)
+    write_code(folder)
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, "auto_map": AUTO_MAP}))
+    values = json.loads((folder / "processor_config.json").read_text())
+    values["auto_map"] = {"AutoProcessor": AUTO_MAP["AutoProcessor"]}
+    values["image_processor"]["auto_map"] = {"AutoImageProcessor": AUTO_MAP["AutoImageProcessor"]}
+    (folder / "processor_config.json").write_text(json.dumps(values))
     return folder
 
 
@@ -150,24 +150,3 @@ def test_the_code_of_an_export_names_all_it_needs(tmp_path: Path) -> None:
         named = direct[target.partition(".")[0]]
         assert named <= direct.keys()
         assert all(direct[name] <= named for name in named), target
-
-
-def test_a_sentencepiece_tokenizer_goes_the_same_way(tmp_path: Path) -> None:
-    """As tools/train_tokenizer.py makes them: ids, special tokens and text of answers."""
-    ours = tokenizer(tmp_path)
-    run = run_of("navil", ours)
-    config_of(run, ours).save_pretrained(tmp_path)
-    (tmp_path / "tokenizer.json").write_bytes(tokenizer_json(ours.path))
-    complete(tmp_path, images_of(run), ours.special)
-    processor = AutoProcessor.from_pretrained(tmp_path)
-    prompts = ["<image> a red  <image>thing.", "plus </s> \u4e2d\n", " <s>", "<image>"]
-    images = [IMAGES[0], IMAGES[1], IMAGES[2]]
-    made = processor(images=images, text=prompts, padding_side="right")
-    files = [tuple(map(file_of, some)) for some in (images[:2], [], [], images[2:])]
-    batch = prompt_batch(run, ours, list(zip(prompts, files, strict=True)))
-    length = made["input_ids"].shape[1]
-    assert torch.equal(made["input_ids"], batch.tokens[:, :length])
-    assert torch.equal(made["pixel_values"], batch.patches)
-    assert (processor.tokenizer.eos_token_id, processor.tokenizer.pad_token_id) == (ours.eos, ours.pad)
-    for row in made["input_ids"].tolist():
-        assert processor.decode(row, skip_special_tokens=True) == ours.decode(row)
