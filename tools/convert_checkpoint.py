@@ -25,10 +25,11 @@ from megatron_nmm.checkpoint.convert.kinds import KINDS
 from megatron_nmm.checkpoint.convert.prove import proof
 from megatron_nmm.checkpoint.convert.stored import StoredWeights
 from megatron_nmm.checkpoint.convert.to_hf import DTYPES, LARGEST, run_of, to_hf
+from megatron_nmm.checkpoint.families import LANGUAGE
 from megatron_nmm.config.arguments import positive
 from megatron_nmm.config.refusal import refuse
 from megatron_nmm.data.tokens import Tokenizer
-from megatron_nmm.errors import NMMError
+from megatron_nmm.errors import ConfigError, NMMError
 
 
 def arguments() -> argparse.Namespace:
@@ -62,6 +63,11 @@ def say(line: str) -> None:
 def export(options: argparse.Namespace) -> None:
     """to-hf."""
     place = options.tokenizer or run_of(StoredWeights(options.checkpoint, say)).data.tokenizer
+    if not place and KINDS[options.family].own:
+        raise ConfigError(
+            "the run has no data.tokenizer, and an export has to know which tokens are an image's; give it with "
+            f"--tokenizer, or export the text alone (--family {', '.join(name for name in KINDS if name in LANGUAGE)})"
+        )
     if not place:
         say("the run has no data.tokenizer, and none was given with --tokenizer: the folder gets none")
     tokenizer = Tokenizer(place) if place else None

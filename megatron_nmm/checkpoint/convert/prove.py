@@ -1,4 +1,4 @@
-"""Makes the proof card of an export that is being written: the trained model and the export answer the same probes."""
+"""Finishes an export that is being written: its own files, and the card of what it and the trained model answer."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,6 +7,7 @@ from megatron_nmm.checkpoint.convert import card
 from megatron_nmm.checkpoint.convert.card import Card
 from megatron_nmm.checkpoint.convert.exported import OPENERS
 from megatron_nmm.checkpoint.convert.kinds import KINDS
+from megatron_nmm.checkpoint.convert.own_files import own_files
 from megatron_nmm.checkpoint.convert.probes import probes
 from megatron_nmm.checkpoint.convert.to_hf import DTYPES, Exported
 from megatron_nmm.checkpoint.convert.trained import trained
@@ -27,6 +28,8 @@ def proof(
 
     def finish(folder: Path, exported: Exported) -> None:
         comparisons = []
+        if KINDS[family].own:
+            own_files(folder, exported.run, tokenizer)
         if answers and family in OPENERS:
             _remember(place, folder, exported, family, dtype, tokenizer)
             comparisons = card.compare(folder, OPENERS[family](folder))
@@ -42,5 +45,5 @@ def _remember(
     special = NONE if tokenizer is None else tokenizer.special
     vocabulary = exported.run.model.vocabulary if tokenizer is None else tokenizer.size
     asked = probes(exported.run, special, vocabulary, images=KINDS[family].own and tokenizer is not None)
-    with trained(place, exported.run, DTYPES[dtype], special) as model:
+    with trained(place, exported.run, DTYPES[dtype], special, vocabulary) as model:
         card.remember(folder, model, asked)

@@ -20,6 +20,7 @@ from megatron_nmm.checkpoint.rows import Row
 from megatron_nmm.config import RunConfig
 from megatron_nmm.config.hf_config import NAME
 from megatron_nmm.config.values import from_json
+from megatron_nmm.data.rule import LAYOUT_TOKENS
 from megatron_nmm.data.tokens import Tokenizer
 from megatron_nmm.errors import CheckpointError
 from megatron_nmm.files import durable
@@ -78,7 +79,9 @@ def to_hf(
             groups = _groups(rows, weights, DTYPES[dtype])
             hashes = safetensors_files.write(folder, groups, largest)
             _write_config(folder, kind.config(run), groups, tokenizer)
-            hashes |= {} if tokenizer is None else tokenizer_files(folder, tokenizer)
+            if tokenizer is not None:
+                hashes |= tokenizer_files(folder, tokenizer)
+                _write_generation(folder, run.model.vocabulary, tokenizer)
             exported = Exported(len(rows), weights.progress.step, run, hashes)
             finish(folder, exported)
             durable.sync_files(folder)
@@ -150,6 +153,18 @@ def _groups(rows: Sequence[Row], weights: StoredWeights, asked: torch.dtype | No
 def _cut(row: Row, weights: StoredWeights, new: Sequence[bool]) -> Iterable[torch.Tensor]:
     parts = row.cut(*(weights.read(name) for name in (row.ours, *row.beside)))
     return [part for part, is_new in zip(parts, new, strict=True) if is_new]
+
+
+def image_tokens(special: Mapping[str, int]) -> list[int]:
+    """Ids of the placeholder and of the tokens that lay images out: no training supervises them, no answer has any."""
+    return sorted(special[name] for name in ("image", *LAYOUT_TOKENS))
+
+
+def _write_generation(folder: Path, vocabulary: int, tokenizer: Tokenizer) -> None:
+    """Where answers end, and what is never chosen: images and their layout, rows of the vocabulary that are padding."""
+    ids: dict[str, Any] = {f"{name}_token_id": tokenizer.special[name] for name in ("pad", "bos", "eos")}
+    ids["suppress_tokens"] = [*image_tokens(tokenizer.special), *range(tokenizer.size, vocabulary)]
+    durable.write(folder / "generation_config.json", (json.dumps(ids) + "\n").encode())
 
 
 def _write_config(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from megatron_nmm.checkpoint.convert.probes import Probe, batch_of
+from megatron_nmm.checkpoint.convert.to_hf import image_tokens
 from megatron_nmm.checkpoint.resume import load_weights
 from megatron_nmm.config import ParallelConfig, PrecisionConfig, RunConfig
 from megatron_nmm.device.cpu import CpuDevice
@@ -19,8 +20,10 @@ from megatron_nmm.parallel.world import World
 class Trained:
     """A model that answers probes, every token by a whole pass."""
 
-    def __init__(self, model: Any, run: RunConfig, special: Mapping[str, int]) -> None:
-        self._model, self._run, self._special = model, run, special
+    def __init__(self, model: Any, run: RunConfig, special: Mapping[str, int], known: int) -> None:
+        """Candidates for the next token are ids below ``known`` (the other rows of the vocabulary are padding) that are
+        no image's."""
+        self._model, self._run, self._special, self._known = model, run, special, known
 
     def scores(self, probe: Probe) -> torch.Tensor:
         """[S, V] of every position, the padding of the vocabulary included."""
@@ -30,7 +33,9 @@ class Trained:
         """The ``count`` likeliest tokens that follow."""
         tokens = probe.tokens
         for _ in range(count):
-            best = self._scores(probe, tokens)[-1].argmax()
+            last = self._scores(probe, tokens)[-1, : self._known].clone()
+            last[[token for token in image_tokens(self._special) if token >= 0]] = -torch.inf
+            best = last.argmax()
             tokens = torch.cat([tokens, best[None]])
         found: list[int] = tokens[len(probe.tokens) :].tolist()
         return found
@@ -43,8 +48,13 @@ class Trained:
 
 
 @contextmanager
-def trained(place: Path, run: RunConfig, dtype: torch.dtype | None, special: Mapping[str, int]) -> Iterator[Trained]:
-    """The model of checkpoint ``place``, computing in fp32 with weights rounded to ``dtype``; None = as stored."""
+def trained(
+    place: Path, run: RunConfig, dtype: torch.dtype | None, special: Mapping[str, int], known: int
+) -> Iterator[Trained]:
+    """The model of checkpoint ``place``, computing in fp32 with weights rounded to ``dtype``; None = as stored.
+
+    ``special`` and ``known`` are the tokenizer's special tokens and size.
+    """
     run = replace(run, parallel=ParallelConfig(), precision=PrecisionConfig(dtype="fp32"))
     world = World.start(run.parallel, CpuDevice(), run.seed)
     try:
@@ -54,6 +64,6 @@ def trained(place: Path, run: RunConfig, dtype: torch.dtype | None, special: Map
             for parameter in model.parameters() if dtype is not None else ():
                 parameter.copy_(parameter.to(dtype))
         model.eval()
-        yield Trained(model, run, special)
+        yield Trained(model, run, special, known)
     finally:
         world.close()

@@ -1,5 +1,6 @@
 """Checkpoints of any size without a model: random weights of every tensor that a model would have."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,15 +17,21 @@ from megatron_nmm.checkpoint.save import CHECKPOINTS
 from megatron_nmm.config import RunConfig
 from megatron_nmm.config.io import to_dict
 
+TABLES = ("output_layer.weight", "embedding.word_embeddings.weight")
+"""What scores tokens, in a model of either kind."""
 
-def checkpoint_of(run: RunConfig, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
-    """Write ``<folder>/checkpoints/step-00000001`` with weights around 0, norms and LayerScale around 1."""
+
+def checkpoint_of(run: RunConfig, folder: Path, silent: Sequence[int] = ()) -> Path:
+    """Write ``<folder>/checkpoints/step-00000001`` with weights around 0, norms and LayerScale around 1.
+
+    Tokens ``silent`` are as good as never the likeliest.
+    """
     place = folder / CHECKPOINTS / publish.name_of(1)
     place.mkdir(parents=True)
     wanted = shapes(run.model, [row.ours for row in native.rows(run.model, run.model.vocabulary)])
     generator = torch.Generator().manual_seed(11)
     tensors = {
-        name: Announced(shape, _format(name, dtype), partial(_drawn, shape, generator))
+        name: Announced(shape, torch.float32, partial(_drawn, shape, generator, silent if name in TABLES else ()))
         for name, shape in wanted.items()
     }
     torch_dist.write(place, tensors)
@@ -34,10 +41,8 @@ def checkpoint_of(run: RunConfig, folder: Path, dtype: torch.dtype = torch.float
     return place
 
 
-def _format(name: str, dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if name.endswith("expert_bias") else dtype
-
-
-def _drawn(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+def _drawn(shape: tuple[int, ...], generator: torch.Generator, silent: Sequence[int]) -> torch.Tensor:
     centre = 1.0 if len(shape) == 1 else 0.0
-    return torch.randn(shape, generator=generator).mul_(0.15).add_(centre)
+    made = torch.randn(shape, generator=generator).mul_(0.15).add_(centre)
+    made[list(silent)] = 0.0
+    return made
