@@ -9,18 +9,18 @@ sums by greedy decoding, prints the accuracy and some answers, and draws a sheet
 import argparse
 import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from statistics import median
 
 from megatron_nmm.checkpoint.publish import name_of
-from megatron_nmm.config import ParallelConfig, RunConfig
 from megatron_nmm.config.arguments import positive
-from megatron_nmm.config.io import load
 from megatron_nmm.config.refusal import refuse
 from megatron_nmm.errors import DataError, NMMError
+from megatron_nmm.evaluate.opened import opened
+from megatron_nmm.generate.contract import Decoding
 from megatron_nmm.train import metrics
 
 ANSWER_AFTER = {"caption": " handwritten", "interleaved": " is"}
@@ -54,28 +54,16 @@ def questions(data: Path, kind: str, most: int) -> list[Question]:
     return found
 
 
-def answers(run: RunConfig, folder: Path, asked: dict[str, list[Question]]) -> tuple[dict[str, list[str]], int]:
+def answers(folder: Path, asked: dict[str, list[Question]]) -> tuple[dict[str, list[str]], int]:
     """The model's first word after each prompt, by kind, and the step of the checkpoint it was loaded from."""
-    from megatron_nmm.device.select import select
-    from megatron_nmm.parallel.world import World
-
-    world = World.start(run.parallel, select(run.device), run.seed, run.threads)
-    # Modules of megatron-core come in with these; the device has to be ready for them.
-    from megatron_nmm.checkpoint.resume import load_weights
-    from megatron_nmm.data.tokens import Tokenizer
-    from megatron_nmm.generate.answer import answer
-    from megatron_nmm.models.build import build
-
-    model = build(run, world)
-    step = load_weights(folder, model, world).step
-    print(f"checkpoint of step {step} loaded into one process")
-    tokenizer = Tokenizer(Path(run.data.tokenizer))
-    said = {
-        kind: answer(model, run, tokenizer, [(q.prompt, q.images) for q in questions], world, NEW_TOKENS)
-        for kind, questions in asked.items()
-    }
-    world.close()
-    return {kind: [text.strip(" .").partition(".")[0].strip() for text in texts] for kind, texts in said.items()}, step
+    said = {}
+    with opened(folder) as found:
+        print(f"checkpoint of step {found.step} loaded into one process")
+        for kind, questions in asked.items():
+            prompts = [(question.prompt, question.images) for question in questions]
+            texts = [answer.text for answer in found.model.answers(prompts, Decoding(NEW_TOKENS))]
+            said[kind] = [text.strip(" .").partition(".")[0].strip() for text in texts]
+    return said, found.step
 
 
 def draw(asked: list[Question], said: list[str], file: Path) -> None:
@@ -136,9 +124,8 @@ def main() -> int:
     parser.add_argument("--most", type=positive, default=400, metavar="N", help="questions of each kind (default 400)")
     options = parser.parse_args()
     try:
-        run = replace(load(options.run / "config.json"), parallel=ParallelConfig())
         asked = {kind: questions(options.data, kind, options.most) for kind in ANSWER_AFTER}
-        said, step = answers(run, options.run, asked)
+        said, step = answers(options.run, asked)
     except NMMError as error:
         return refuse(error)
     report(asked, said)

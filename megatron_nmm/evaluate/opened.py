@@ -28,6 +28,8 @@ class Opened:
     """In words: which checkpoint, in which layout."""
     is_main: bool
     """Whether this process speaks for all."""
+    step: int = 0
+    """Of the checkpoint; 0 of an export, which does not say."""
 
 
 def run_of(folder: Path, changes: Sequence[str]) -> RunConfig:
@@ -85,7 +87,7 @@ def _opened_run(folder: Path, run: RunConfig, rows: int | None) -> Iterator[Open
         tokenizer = Tokenizer(Path(run.data.tokenizer))
         layout = " x ".join(f"{name} {size}" for name, size in {**run.parallel.shape, "data": world.data_size}.items())
         source = f"step {step} of {folder} on {world.size} processes = {layout}"
-        yield Opened(TrainingModel(model, run, tokenizer, world, rows or ROWS), source, world.is_main)
+        yield Opened(TrainingModel(model, run, tokenizer, world, rows or ROWS), source, world.is_main, step)
     finally:
         world.close()
 

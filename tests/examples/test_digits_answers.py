@@ -6,8 +6,6 @@ import pytest
 
 from examples.data.digits import write
 from examples.digits_answers import main, questions
-from megatron_nmm.config import RunConfig
-from megatron_nmm.config.io import save
 
 
 def test_questions_end_where_the_answer_begins(tmp_path: Path) -> None:
@@ -23,9 +21,14 @@ def test_questions_end_where_the_answer_begins(tmp_path: Path) -> None:
 def test_missing_run_or_data_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["digits_answers.py", "--run", str(tmp_path), "--data", str(tmp_path / "none")])
-    assert main() == 2
-    assert "config.json cannot be read: No such file or directory; use the config.json" in capsys.readouterr().err
-    save(RunConfig(), tmp_path / "config.json")
+    monkeypatch.setattr("sys.argv", ["digits_answers.py", "--run", str(tmp_path), "--data", str(tmp_path / "data")])
     assert main() == 2
     assert "caption.jsonl cannot be read: No such file or directory; give --data the folder" in capsys.readouterr().err
+    (tmp_path / "data" / "held_out").mkdir(parents=True)
+    for kind in ("caption", "interleaved"):
+        (tmp_path / "data" / "held_out" / f"{kind}.jsonl").touch()
+    assert main() == 2
+    assert f"{tmp_path} is neither the folder of a run (checkpoints/ inside)" in capsys.readouterr().err
+    (tmp_path / "checkpoints").mkdir()
+    assert main() == 2
+    assert "config.json cannot be read: No such file or directory; use the config.json" in capsys.readouterr().err
