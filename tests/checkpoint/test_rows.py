@@ -4,14 +4,16 @@ import pytest
 import torch
 
 from megatron_nmm.checkpoint.families import LANGUAGE, navil_vision
-from megatron_nmm.checkpoint.rows import Filter, FusedQKV, GroupedQKV, Padded, Row, Same, Stacked
+from megatron_nmm.checkpoint.rows import Chained, Filter, FusedQKV, GroupedQKV, Padded, PerExpert, Row, Same, Stacked
 from megatron_nmm.config import ModelConfig, VisionConfig
+from megatron_nmm.errors import CheckpointError
 
 ROWS: dict[str, tuple[Row, tuple[int, ...], list[tuple[int, ...]]]] = {
     "same": (Same("a", "b"), (3, 2), [(3, 2)]),
     "padded": (Padded("a", "b", 5), (8, 2), [(5, 2)]),
     "stacked": (Stacked("a", ("gate", "up")), (6, 2), [(3, 2), (3, 2)]),
     "grouped": (GroupedQKV("a", ("q", "k", "v"), 2, 4), (2 * (3 + 2) * 4, 5), [(24, 5), (8, 5), (8, 5)]),
+    "per expert": (PerExpert("a", tuple("abcdef"), 3), (3, 4, 5), [(2, 5)] * 6),
     "fused": (FusedQKV("a", "qkv", 3), (3 * 3 * 4, 5), [(36, 5)]),
     "filter": (Filter("a", "conv", 3, 2), (5, 12), [(5, 3, 2, 2)]),
 }
@@ -40,6 +42,22 @@ def test_blocks_of_queries_keys_and_values_become_heads() -> None:
     fused = torch.tensor([0, 1, 2, 3, 10, 11, 12, 13, 20, 21, 22, 23])[:, None]
     joined = FusedQKV("a", "qkv", heads=2).join([fused])
     assert joined[:, 0].tolist() == [0, 1, 10, 11, 20, 21, 2, 3, 12, 13, 22, 23]
+
+
+def test_experts_stand_one_behind_the_other() -> None:
+    gate_up = [torch.full((1, 2), float(number)) for number in range(4)]
+    joined = PerExpert("a", ("0.gate", "0.up", "1.gate", "1.up"), experts=2).join(gate_up)
+    assert joined[:, :, 0].tolist() == [[0, 1], [2, 3]]
+
+
+def test_a_chain_is_a_product_and_its_second_link_comes_back() -> None:
+    row = Chained("visual", "text", "wo", "wo_ve")
+    first, second = torch.tensor([[2.0, 1.0], [0.0, 1.0]]), torch.tensor([[1.0, 3.0], [5.0, 7.0]])
+    product = row.join([first, second])
+    assert torch.equal(product, second @ first)
+    assert [part.tolist() for part in row.cut(product, first)] == [first.tolist(), second.tolist()]
+    with pytest.raises(CheckpointError, match="text cannot be inverted"):
+        row.cut(product, torch.ones(2, 2))
 
 
 def test_a_filter_is_channels_then_rows_then_columns() -> None:
