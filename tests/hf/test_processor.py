@@ -29,6 +29,7 @@ TEXTS = (
     "red, green\nand  blue ",
     "  <image>  between <image> images\n",
     "<|endoftext|> <image> </s> <pad>",
+    "<|endoftext|> green plus blue is",  # cut in its middle, where no special token is, it would give other ids
     "\u00e9\u4e2d\u6587 \U0001f600 <|vision_start|>",
 )
 
