@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from megatron_nmm.config import DataConfig, ModelConfig, ParallelConfig, RunConfig, SparseConfig
+from megatron_nmm.config import DataConfig, ModelConfig, ParallelConfig, PrecisionConfig, RunConfig, SparseConfig
 from megatron_nmm.config.presets import navil
 from megatron_nmm.config.schema import ScheduleConfig
 from megatron_nmm.models.build import build
@@ -135,6 +136,17 @@ def test_weights_gathered_on_the_way_are_the_same(
     assert losses == pytest.approx(expected, rel=1e-5)
     for name, value in weights.items():
         assert (gathered[name] - value).norm() <= 1e-2 * (value - state[name]).norm(), name
+
+
+def test_emulated_experts_wait_for_gathered_weights(pool: WorkerPool) -> None:
+    """Against the same layout with weights gathered after the step: other layouts round other gradients to 8 bits."""
+    run = layouts.toy(replace(MODELS["sparse"], precision=PrecisionConfig(recipe="fp8_current")))
+    run = replace(run, schedule=AT_ONCE)
+    state = compare.initial_state(pool, run)
+    expected, weights = pool.run(2, _train, replace(run, parallel=LAYOUTS[1].parallel), state, 3)[0]
+    losses, gathered = pool.run(2, _train, replace(run, parallel=GATHERED), state, 3)[0]
+    assert losses == expected
+    assert all(torch.equal(gathered[name], value) for name, value in weights.items())
 
 
 @pytest.mark.parametrize("parallel", [LAYOUTS[1].parallel, GATHERED], ids=["gradients", "weights too"])

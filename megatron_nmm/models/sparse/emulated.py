@@ -12,9 +12,10 @@ from torch.nn.functional import silu
 
 from megatron_nmm.config import PrecisionConfig
 from megatron_nmm.models.sparse.experts import SparseExperts
+from megatron_nmm.precision import product as in_8_bits
 from megatron_nmm.precision.casts import BLOCKS, Casts
 from megatron_nmm.precision.emulate import casts_of
-from megatron_nmm.precision.product import Counts, product
+from megatron_nmm.precision.product import Counts
 
 
 class EmulatedExperts(SparseExperts):
@@ -33,22 +34,16 @@ class EmulatedExperts(SparseExperts):
             "linear_fc2": [(each, Counts()) for each in casts[1::2]],
         }
 
-    def forward(
-        self, rows_RH: torch.Tensor, tokens_per_expert: torch.Tensor, probabilities: torch.Tensor
-    ) -> tuple[torch.Tensor, None]:
-        """As SparseExperts; rows behind the last segment give zero."""
+    def product(
+        self, rows_RH: torch.Tensor, fc1: torch.Tensor, fc2: torch.Tensor, tokens_per_expert: torch.Tensor
+    ) -> torch.Tensor:
+        """As Product; rows behind the last segment give zero."""
         sizes = tokens_per_expert.tolist()
         sizes.append(len(rows_RH) - sum(sizes))
         *segments, rest = rows_RH.split(sizes)
-        weights = zip(self.linear_fc1.weight.unbind(), self.linear_fc2.weight.unbind(), strict=True)
-        answers = [
-            self._expert(number, rows, fc1, fc2)
-            for number, (rows, (fc1, fc2)) in enumerate(zip(segments, weights, strict=True))
-        ]
-        out = torch.cat([*answers, torch.zeros_like(rest)])
-        if probabilities.dim() == 1:
-            out = (out * probabilities[:, None]).to(rows_RH.dtype)
-        return out, None
+        weights = zip(segments, fc1.unbind(), fc2.unbind(), strict=True)
+        answers = [self._expert(number, rows, *matrices) for number, (rows, *matrices) in enumerate(weights)]
+        return torch.cat([*answers, torch.zeros_like(rest)])
 
     def _expert(self, number: int, rows_nH: torch.Tensor, fc1: torch.Tensor, fc2: torch.Tensor) -> torch.Tensor:
         """[n, H] -> [n, H] through one expert; n may be 0."""
@@ -59,7 +54,7 @@ class EmulatedExperts(SparseExperts):
         casts: Casts
         casts, counts = self.products[name][number]
         recomputes = self.config.recompute_granularity == "full"
-        return product(rows, weight, casts, counts, recomputes=recomputes, training=self.training)
+        return in_8_bits.product(rows, weight, casts, counts, recomputes=recomputes, training=self.training)
 
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None

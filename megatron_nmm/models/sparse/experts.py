@@ -67,7 +67,7 @@ class SparseExperts(MegatronModule):
         ``probabilities`` [R] weigh each row's answer; [T, K] ones are the dispatcher's own affair, which weighs answers
         where it adds them up.
         """
-        out = type(self).product(rows_RH, self.linear_fc1(), self.linear_fc2(), tokens_per_expert)
+        out = self.product(rows_RH, self.linear_fc1(), self.linear_fc2(), tokens_per_expert)
         if probabilities.dim() == 1:
             out = (out * probabilities[:, None]).to(rows_RH.dtype)
         return out, None
