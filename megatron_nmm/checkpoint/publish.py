@@ -20,6 +20,9 @@ import re
 import shutil
 from pathlib import Path
 
+from megatron_nmm.checkpoint import manifest
+from megatron_nmm.checkpoint.manifest import Manifest
+from megatron_nmm.errors import CheckpointError
 from megatron_nmm.files import durable
 from megatron_nmm.files.durable import sync_folder
 
@@ -36,6 +39,17 @@ def step_of(checkpoint: Path) -> int | None:
     """The step in a published checkpoint's folder name; None for any other path."""
     found = re.fullmatch(r"step-(\d{8,})", checkpoint.name)
     return int(found[1]) if found else None
+
+
+def manifest_or_fault(checkpoint: Path) -> Manifest | str:
+    """What a published checkpoint lists, or why that is not its list; its files are not looked at yet."""
+    try:
+        listed = manifest.read(checkpoint)
+    except CheckpointError as fault:
+        return str(fault)
+    if listed.step != step_of(checkpoint):
+        return f"its manifest is of step {listed.step}"
+    return listed
 
 
 def published(checkpoints: Path) -> list[Path]:

@@ -95,7 +95,7 @@ def _newest_intact(candidates: list[Path], world: World, say: Callable[[str], No
     """The first of ``candidates`` whose files are all as its manifest says; every rank comes to the same answer."""
     skipped = []
     for checkpoint in candidates:
-        listed = on_main(world, "reading a manifest", partial(_manifest_or_fault, checkpoint))
+        listed = on_main(world, "reading a manifest", partial(publish.manifest_or_fault, checkpoint))
         if isinstance(listed, Manifest):
             faults = _faults(checkpoint, listed, world)
             if not faults:
@@ -108,16 +108,6 @@ def _newest_intact(candidates: list[Path], world: World, say: Callable[[str], No
         f"no checkpoint in {candidates[0].parent} is intact; nothing was changed. {'; '.join(skipped)}. Restore "
         "one from a copy, or start over in another folder (folder=...)"
     )
-
-
-def _manifest_or_fault(checkpoint: Path) -> Manifest | str:
-    try:
-        listed = manifest.read(checkpoint)
-    except CheckpointError as fault:
-        return str(fault)
-    if listed.step != publish.step_of(checkpoint):
-        return f"its manifest is of step {listed.step}"
-    return listed
 
 
 def _faults(checkpoint: Path, listed: Manifest, world: World) -> list[str]:

@@ -119,8 +119,5 @@ def _newest_intact(place: Path, say: Say) -> Path:
 
 
 def _faults(checkpoint: Path) -> list[str]:
-    try:
-        listed = manifest.read(checkpoint)
-    except CheckpointError as fault:
-        return [str(fault)]
-    return manifest.faults(checkpoint, listed, listed.files)
+    listed = publish.manifest_or_fault(checkpoint)
+    return [listed] if isinstance(listed, str) else manifest.faults(checkpoint, listed, listed.files)

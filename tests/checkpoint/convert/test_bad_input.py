@@ -165,6 +165,10 @@ def _of_other_settings(checkpoint: Path, **changes: Any) -> None:
 CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a flipped bit": (_flip, "__0_0.distcp has changed since it was written"),
     "a missing file": (lambda checkpoint: (checkpoint / "__0_0.distcp").unlink(), "__0_0.distcp is missing"),
+    "a step that is not its name's": (
+        lambda checkpoint: manifest.write(checkpoint, Manifest(7, manifest.read(checkpoint).files)),
+        "its manifest is of step 7",
+    ),
     "code in its index": (_with_code, "which could run code"),
     "more layers in its settings": (
         lambda checkpoint: _of_other_settings(checkpoint, layers=3),
