@@ -4,7 +4,6 @@ The format is a length, a JSON header that places every tensor, and the bytes in
 library writes whole dictionaries only, so the header is laid out here, from shapes alone, before any value is read.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -50,16 +49,18 @@ class Group:
         return sum(tensor.bytes for tensor in self.tensors)
 
 
-def write(folder: Path, groups: Sequence[Group], largest: int) -> dict[str, str]:
-    """Write ``groups`` into files of at most ``largest`` bytes, a group never cut; file name -> sha256.
+def write(folder: Path, groups: Sequence[Group], largest: int) -> None:
+    """Write ``groups`` into files of at most ``largest`` bytes, a group never cut.
 
     Files are named and, where they are several, indexed as Hugging Face does it. Raises OSError when the disk refuses.
     """
     files = _dealt(groups, largest)
     if len(files) == 1:
-        return {SINGLE: _write_file(folder / SINGLE, files[0])}
+        _write_file(folder / SINGLE, files[0])
+        return
     names = [f"model-{number:05d}-of-{len(files):05d}.safetensors" for number in range(1, len(files) + 1)]
-    hashes = {name: _write_file(folder / name, file) for name, file in zip(names, files, strict=True)}
+    for name, file in zip(names, files, strict=True):
+        _write_file(folder / name, file)
     index = {
         "metadata": {"total_size": sum(group.bytes for group in groups)},
         "weight_map": {
@@ -69,9 +70,7 @@ def write(folder: Path, groups: Sequence[Group], largest: int) -> dict[str, str]
             for tensor in group.tensors
         },
     }
-    content = (json.dumps(index, indent=2) + "\n").encode()
-    durable.write(folder / INDEX, content)
-    return hashes | {INDEX: hashlib.sha256(content).hexdigest()}
+    durable.write(folder / INDEX, (json.dumps(index, indent=2) + "\n").encode())
 
 
 def _dealt(groups: Sequence[Group], largest: int) -> list[list[Group]]:
@@ -86,19 +85,15 @@ def _dealt(groups: Sequence[Group], largest: int) -> list[list[Group]]:
     return files
 
 
-def _write_file(path: Path, groups: Sequence[Group]) -> str:
-    digest = hashlib.sha256()
+def _write_file(path: Path, groups: Sequence[Group]) -> None:
     with path.open("wb") as stream:
-        header = _header(groups)
-        stream.write(header)
-        digest.update(header)
+        stream.write(_header(groups))
         for group in groups:
             for tensor, value in zip(group.tensors, group.values(), strict=True):
                 assert tuple(value.shape) == tensor.shape, f"{tensor.name} was announced in another shape"
-                _write_values(stream, digest.update, value, tensor.dtype)
+                _write_values(stream, value, tensor.dtype)
         stream.flush()
         os.fsync(stream.fileno())
-    return digest.hexdigest()
 
 
 def _header(groups: Sequence[Group]) -> bytes:
@@ -112,13 +107,9 @@ def _header(groups: Sequence[Group]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _write_values(
-    stream: BinaryIO, update: Callable[[bytes | memoryview], object], value: torch.Tensor, dtype: torch.dtype
-) -> None:
+def _write_values(stream: BinaryIO, value: torch.Tensor, dtype: torch.dtype) -> None:
     """The values in the order of the last dimension, cast block by block."""
     rows = value.reshape(1, -1) if value.dim() < 2 else value
     per_row = max(1, rows[0].numel()) if len(rows) else 1
     for block in rows.split(max(1, BLOCK // per_row)):
-        content = memoryview(block.to(dtype).contiguous().flatten().view(torch.uint8).numpy())
-        stream.write(content)
-        update(content)
+        stream.write(memoryview(block.to(dtype).contiguous().flatten().view(torch.uint8).numpy()))

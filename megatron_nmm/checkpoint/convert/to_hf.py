@@ -41,12 +41,11 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: our tensors that were mapped, the step they are of, file name -> sha256 of the weights."""
+    """What was written: our tensors that were mapped, the step they are of and its run."""
 
     mapped: int
     step: int
     run: RunConfig
-    hashes: Mapping[str, str]
 
 
 def to_hf(
@@ -77,12 +76,12 @@ def to_hf(
     try:
         with new_folder(out) as folder:
             groups = _groups(rows, weights, DTYPES[dtype])
-            hashes = safetensors_files.write(folder, groups, largest)
+            safetensors_files.write(folder, groups, largest)
             _write_config(folder, kind.config(run), groups, tokenizer)
             if tokenizer is not None:
-                hashes |= tokenizer_files(folder, tokenizer)
+                tokenizer_files(folder, tokenizer)
                 _write_generation(folder, run.model.vocabulary, tokenizer)
-            exported = Exported(len(rows), weights.progress.step, run, hashes)
+            exported = Exported(len(rows), weights.progress.step, run)
             finish(folder, exported)
             durable.sync_files(folder)
     except OSError as fault:

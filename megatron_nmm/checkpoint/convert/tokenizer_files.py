@@ -4,7 +4,6 @@ A SentencePiece model is rebuilt for the ``tokenizers`` library from its pieces 
 texts of every kind as the original does.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,23 +29,14 @@ TEXTS = (
 """Texts on which the two must agree."""
 
 
-def tokenizer_files(folder: Path, tokenizer: Tokenizer) -> dict[str, str]:
-    """Write the tokenizer's files into ``folder``; file name -> sha256.
-
-    Raises DataError for a SentencePiece model that cannot be rebuilt.
-    """
+def tokenizer_files(folder: Path, tokenizer: Tokenizer) -> None:
+    """Write the tokenizer's files into ``folder``; DataError for a SentencePiece model that cannot be rebuilt."""
     content = tokenizer.path.read_bytes()
     if tokenizer.path.suffix == ".json":
-        return {FAST: _write(folder / FAST, content)}
-    return {
-        OWN: _write(folder / OWN, content),
-        FAST: _write(folder / FAST, rebuilt(tokenizer).to_str().encode()),
-    }
-
-
-def _write(path: Path, content: bytes) -> str:
-    durable.write(path, content)
-    return hashlib.sha256(content).hexdigest()
+        durable.write(folder / FAST, content)
+        return
+    durable.write(folder / OWN, content)
+    durable.write(folder / FAST, rebuilt(tokenizer).to_str().encode())
 
 
 def rebuilt(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
