@@ -60,12 +60,12 @@ def prepare(layout: PackedLayout, device: torch.device) -> Buckets:
     if (layout.document_lengths == length).all() and not has_block.any():
         whole = np.ones((1, length), dtype=bool)
         return Buckets(None, (Bucket(count, length, _blocks(layout, None, whole, length, device)),))
-    rounded = -(-layout.document_lengths // GRAIN) * GRAIN
+    lengths = rounded(layout.document_lengths)
     block_of = layout.block_of()
     buckets, slots, real = [], [], []
-    for length, masked in sorted(set(zip(rounded.tolist(), has_block.tolist(), strict=True))):
-        chosen = np.flatnonzero((rounded == length) & (has_block == masked))
-        index, inside = _places(layout, chosen, length)
+    for length, masked in sorted(set(zip(lengths.tolist(), has_block.tolist(), strict=True))):
+        chosen = np.flatnonzero((lengths == length) & (has_block == masked))
+        index, inside = places(layout.document_starts[chosen], layout.document_lengths[chosen], length)
         mask = _mask(block_of, index, inside) if masked else None
         buckets.append(Bucket(len(chosen), length, _blocks(layout, mask, inside, length, device)))
         slots.append(index.reshape(-1))
@@ -73,11 +73,16 @@ def prepare(layout: PackedLayout, device: torch.device) -> Buckets:
     return Buckets(order_of(np.concatenate(slots), np.concatenate(real), device), tuple(buckets))
 
 
-def _places(layout: PackedLayout, chosen: Ints, length: int) -> tuple[Ints, np.ndarray]:
-    """[n, L] flat positions of the documents ``chosen``, and which of them are tokens rather than padding."""
+def rounded(lengths: Ints) -> Ints:
+    """Lengths up to the next multiple of GRAIN."""
+    return -(-lengths // GRAIN) * GRAIN
+
+
+def places(first: Ints, count: Ints, length: int) -> tuple[Ints, np.ndarray]:
+    """[n, L] the ``count`` places from ``first`` on, and which of them are there; the others repeat the first."""
     offset = np.arange(length)
-    inside = offset[None, :] < layout.document_lengths[chosen][:, None]
-    return layout.document_starts[chosen][:, None] + np.where(inside, offset[None, :], 0), inside
+    inside = offset[None, :] < count[:, None]
+    return first[:, None] + np.where(inside, offset[None, :], 0), inside
 
 
 def _blocks(

@@ -13,7 +13,7 @@ import torch
 
 from megatron_nmm.models.attention.blockwise import QueryBlock, attention, query_blocks
 from megatron_nmm.models.attention.layout import Ints, PackedLayout
-from megatron_nmm.models.attention.per_document import GRAIN, FromSlots, Order, ToSlots, order_of
+from megatron_nmm.models.attention.per_document import FromSlots, Order, ToSlots, order_of, places, rounded
 
 
 @dataclass(frozen=True)
@@ -85,30 +85,19 @@ def prepare(layout: PackedLayout, device: torch.device) -> PieceBuckets:
     """Sort the pieces of ``layout.queries`` into buckets; done once a microbatch, shared by every layer."""
     assert layout.queries is not None and layout.causal, "only a causal decoder's rows are cut"
     cut, block_of = pieces(layout, layout.queries), layout.block_of()
-    sizes = np.stack([_rounded(cut.queries), _rounded(cut.keys), cut.square], axis=1)
+    sizes = np.stack([rounded(cut.queries), rounded(cut.keys), cut.square], axis=1)
     buckets: list[Bucket] = []
     slots: tuple[list[np.ndarray], ...] = ([], [], [], [])
     for queries, keys, square in np.unique(sizes, axis=0).tolist():
         chosen = cut[np.flatnonzero((sizes == (queries, keys, square)).all(1))]
-        at, asked = _places(chosen.place, chosen.queries, queries)
-        met, inside = _places(chosen.start, chosen.keys, keys)
+        at, asked = places(chosen.place, chosen.queries, queries)
+        met, inside = places(chosen.start, chosen.keys, keys)
         visible = None if square else _visible(layout.queries[at], met, inside, block_of)
         buckets.append(Bucket(len(chosen.place), queries, keys, query_blocks(queries, visible, device)))
         for parts, values in zip(slots, (at, asked, met, inside), strict=True):
             parts.append(values.reshape(-1))
     at, asked, met, inside = (np.concatenate(parts) for parts in slots)
     return PieceBuckets(order_of(at, asked, device), _key_order(met, inside, device), tuple(buckets))
-
-
-def _rounded(lengths: Ints) -> Ints:
-    return -(-lengths // GRAIN) * GRAIN
-
-
-def _places(first: Ints, count: Ints, length: int) -> tuple[Ints, np.ndarray]:
-    """[n, L] the places from ``first`` on, and which of them are there; the others repeat the first."""
-    offset = np.arange(length)
-    inside = offset[None, :] < count[:, None]
-    return first[:, None] + np.where(inside, offset[None, :], 0), inside
 
 
 def _visible(query: Ints, key: Ints, inside: np.ndarray, block_of: Ints) -> torch.Tensor:
