@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import track
 
-from megatron_nmm.config.arguments import positive
+from megatron_nmm.config.arguments import add_recipe, positive
 from megatron_nmm.config.check import require
 from megatron_nmm.config.overrides import apply
 from megatron_nmm.config.recipe_file import run_of
@@ -34,12 +34,7 @@ if TYPE_CHECKING:
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--recipe", required=True, metavar="FILE[:PRESET]", help="Python file with a function recipe(), or its preset"
-    )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change one value of the recipe; repeatable"
-    )
+    add_recipe(parser)
     parser.add_argument("--world", required=True, type=positive, metavar="N", help="ranks of the job")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--rank", default="0", metavar="RANKS", help="such as 517 or 0-7,512 (default 0)")

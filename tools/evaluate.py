@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from megatron_nmm.config.arguments import positive
+from megatron_nmm.config.arguments import add_model, positive
 from megatron_nmm.errors import ConfigError, NMMError
 from megatron_nmm.evaluate.benchmarks import RUN_HERE
 from megatron_nmm.evaluate.items import read_items
@@ -93,14 +93,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument(
-        "--model",
-        "--run",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="folder of a run, or of an export; torchrun takes --run for an option of its own, so write --model there",
-    )
+    add_model(parser)
     parser.add_argument("--data", type=Path, required=True, help="questions, one JSON object a line")
     parser.add_argument(
         "--benchmark", choices=sorted(RUN_HERE), help="take its file under --data, then a folder, and its score"
@@ -116,9 +109,6 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--most", type=positive, metavar="N", help="take the first N questions only")
     parser.add_argument("--rows", type=positive, metavar="N", help="questions that run together (default 32)")
     parser.add_argument("--output", type=Path, metavar="JSON", help="write means and every answer with its scores")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change the run, e.g. parallel.tensor=2"
-    )
     return parser.parse_args(argv)
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_nmm.config.arguments import positive
+from megatron_nmm.config.arguments import add_model, positive
 from megatron_nmm.data.prompt import require_images
 from megatron_nmm.errors import DataError, NMMError
 from megatron_nmm.evaluate.opened import opened
@@ -68,14 +68,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument(
-        "--model",
-        "--run",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="folder of a run, or of an export; torchrun takes --run for an option of its own, so write --model there",
-    )
+    add_model(parser)
     parser.add_argument("--prompt", required=True, help="text, with <image> where an image stands")
     parser.add_argument(
         "--image", type=Path, action="append", default=[], help="file of the next image; once for each marker"
@@ -86,9 +79,6 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before it; may be repeated")
     parser.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
     parser.add_argument("--stream", action="store_true", help="print the answer as it grows")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change the run, e.g. parallel.tensor=2"
-    )
     return parser.parse_args(argv)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from megatron_nmm.config.arguments import positive
+from megatron_nmm.config.arguments import add_recipe, positive
 from megatron_nmm.config.overrides import apply
 from megatron_nmm.config.recipe_file import run_of
 from megatron_nmm.config.refusal import refuse
@@ -28,12 +28,7 @@ from megatron_nmm.planner.plan import Plan, plan
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--recipe", required=True, metavar="FILE[:PRESET]", help="Python file with a function recipe(), or its preset"
-    )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change one value of the recipe; repeatable"
-    )
+    add_recipe(parser)
     parser.add_argument("--gpus", required=True, type=positive, metavar="N", help="GPUs of the job, eight a node")
     parser.add_argument("--gpu", default="h100", metavar="NAME", help=f"{', '.join(GPUS)} (default h100)")
     parser.add_argument("--best", type=positive, default=5, metavar="N", help="layouts to show (default 5)")
