@@ -15,12 +15,17 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+import torch
+
 from megatron_nmm.config import ParallelConfig
 from megatron_nmm.device.cpu import CpuDevice
 from megatron_nmm.parallel.world import World
 
 ENGINE = "megatron_nmm.verify.engine"
 """What all workers have imported; they are forks of one process that did nothing else."""
+
+THREADS = 1
+"""Of every job: sums are split among threads, so another number of them gives other last bits."""
 
 
 @dataclass(frozen=True)
@@ -129,13 +134,15 @@ class WorkerPool:
 
 def _serve(pipe: Connection) -> None:
     """A worker's life: take a job, answer, until the pool hangs up, be it between jobs or in the middle of one."""
-    CpuDevice().start(local_rank=0, local_size=1, threads=1)
+    CpuDevice().start(local_rank=0, local_size=1, threads=THREADS)
     # What is here now stays; the collections below look at what jobs leave behind alone, which makes them cheap.
     gc.freeze()
     # ConnectionError: the pool closed its end before an answer was sent, or while one lay unread in it.
     with suppress(EOFError, ConnectionError):
         while True:
             job, place, arguments = pipe.recv()
+            # An earlier job may have taken the machine as a program of its own does, with a thread for every core.
+            torch.set_num_threads(THREADS)
             _answer(pipe, job, place, arguments)
             del job, arguments
             # A model's reference cycles hold its process groups, and each group a thread that spins once peers leave.

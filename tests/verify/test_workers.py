@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from megatron_nmm.config import ParallelConfig
+from megatron_nmm.device.cpu import CpuDevice
 from megatron_nmm.verify import workers
 from megatron_nmm.verify.workers import Place, WorkerError, WorkerPool
 
@@ -24,6 +25,10 @@ def own_pool() -> Iterator[WorkerPool]:
 
 def _who(place: Place) -> tuple[int, int, int, int]:
     return place.rank, place.size, os.getpid(), torch.get_num_threads()
+
+
+def _take_all_cores(place: Place) -> None:
+    CpuDevice().start(local_rank=0, local_size=1, threads=0)
 
 
 def _meet_twice(place: Place) -> list[bool]:
@@ -45,6 +50,11 @@ def test_every_rank_answers_in_order_with_one_thread_and_its_own_process(own_poo
     assert [answer[:2] for answer in answers] == [(0, 2), (1, 2)]
     assert len({answer[2] for answer in answers} | {os.getpid()}) == 3
     assert [answer[3] for answer in answers] == [1, 1]
+
+
+def test_a_job_that_takes_more_threads_leaves_one_to_the_next(own_pool: WorkerPool) -> None:
+    own_pool.run(2, _take_all_cores)
+    assert [answer[3] for answer in own_pool.run(2, _who)] == [1, 1]
 
 
 def test_workers_stay_and_every_job_has_worlds_of_its_own(own_pool: WorkerPool) -> None:
