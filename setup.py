@@ -36,6 +36,7 @@ EXTRAS = {
     "ray": ["ray[data]>=2.40"],  # tools/tokenise.py --executor ray
     "kernels": [],  # nmm_kernels, which tools/setup_env.sh builds from kernels/ beside this file
     "hf": ["transformers>=5.0"],  # megatron_nmm/hf, the exported model
+    "scaling": ["scipy>=1.13"],  # fits and intervals of megatron_nmm/scaling
     "bench": ["transformers>=5.0"],  # what tools/bench_train.py compares with
     "dev": [
         "pytest>=8",

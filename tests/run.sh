@@ -9,7 +9,7 @@ trap 'exit 130' INT
 unset PYTHONDONTWRITEBYTECODE
 
 began=$SECONDS
-NMM_EXTRAS=examples,images,dali,ray,bench,dev,kernels source tools/setup_env.sh || exit 1
+NMM_EXTRAS=examples,images,dali,ray,scaling,bench,dev,kernels source tools/setup_env.sh || exit 1
 times="set-up $((SECONDS - began)) s"
 failed=""
 

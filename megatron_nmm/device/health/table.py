@@ -42,6 +42,7 @@ PACKAGES = (
     Package("opencv-python-headless", ">=4.8", "resizes images for simplejpeg", "images"),
     Package("nvidia-dali-cuda130", ">=2.0", "decodes images on NVIDIA GPUs", "dali"),
     Package("ray", ">=2.40", "tools/tokenise.py --executor ray", "ray"),
+    Package("scipy", ">=1.13", "fits scaling laws", "scaling"),
     Package("transformers", ">=5.0", "proves, opens and asks exports", "hf"),
     Package("transformers", ">=5.0", "what tools/bench_train.py compares with", "bench"),
 )
