@@ -104,6 +104,9 @@ class PrecisionConfig:
     emulate: bool = False
     """Compute the recipe with torch's casts (megatron_nmm/precision) where a GPU has Transformer Engine, too; a CPU
     always does. Same numbers, no speed."""
+    attention: Literal["auto", "flex"] = "auto"
+    """Who attends where Transformer Engine multiplies: auto = its fused kernels for documents without bidirectional
+    images and for encoders, in bf16 and whole rows, FlexAttention elsewhere; flex = FlexAttention everywhere."""
     gradients: GradientFormat = "auto"
     """8-bit format of gradients; forward operands are e4m3. auto = e5m2 with one scale a tensor, e4m3 with blocks."""
     plain_first: int = 0

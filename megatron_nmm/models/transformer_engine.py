@@ -1,7 +1,6 @@
 """megatron-core's layers on Transformer Engine as leaves of the spec trees, from megatron-core's own spec provider.
 
-Loaded on a GPU alone, where Transformer Engine is. Attention stays FlexAttention: masks of images and packed documents
-are none of Transformer Engine's.
+Loaded on a GPU alone, where Transformer Engine is. Attention is chosen with the mask (attention/core.py).
 """
 
 from collections.abc import Callable

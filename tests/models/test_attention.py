@@ -1,7 +1,10 @@
 """The attention backends against the rule written out, over random packings, for all queries and for some."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.util import find_spec
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,7 +12,10 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import create_block_mask
 
-from megatron_nmm.models.attention import flex, per_document, per_piece
+from megatron_nmm.config import PrecisionConfig
+from megatron_nmm.device.cpu import CpuDevice
+from megatron_nmm.models.attention import flex, fused, per_document, per_piece
+from megatron_nmm.models.attention.core import chosen
 from megatron_nmm.models.attention.layout import PackedLayout, dense_mask
 
 
@@ -207,3 +213,107 @@ def test_cost_follows_the_documents_not_the_row(of: Callable[..., PackedLayout])
     needed = int((layout.document_lengths**2).sum())
     assert computed < 1.6 * needed
     assert computed < 0.03 * layout.tokens**2
+
+
+class DotProductAttention(torch.nn.Module):
+    """Transformer Engine's module as its sources declare it (release 2.18), for whole documents, in plain torch.
+
+    https://github.com/NVIDIA/TransformerEngine, pytorch/attention/dot_product_attention
+    """
+
+    def __init__(
+        self,
+        num_attention_heads: int,
+        kv_channels: int,
+        num_gqa_groups: int | None = None,
+        attention_dropout: float = 0.0,
+        qkv_format: str = "sbhd",
+        attn_mask_type: str = "causal",
+        *,
+        softmax_scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        assert (qkv_format, attention_dropout) == ("thd", 0.0) and attn_mask_type.startswith("padding")
+        self.sizes, self.causal = (num_attention_heads, num_gqa_groups, kv_channels), "causal" in attn_mask_type
+        self.scale = softmax_scale
+
+    def forward(
+        self,
+        query_layer: torch.Tensor,
+        key_layer: torch.Tensor,
+        value_layer: torch.Tensor,
+        attention_mask: None = None,
+        *,
+        cu_seqlens_q: torch.Tensor,
+        cu_seqlens_kv: torch.Tensor,
+        max_seqlen_q: int,
+        max_seqlen_kv: int,
+    ) -> torch.Tensor:
+        assert self.sizes == (query_layer.shape[1], *key_layer.shape[1:])
+        assert cu_seqlens_q is cu_seqlens_kv and cu_seqlens_q.dtype == torch.int32
+        lengths = cu_seqlens_q.diff().numpy().astype(np.int64)
+        assert max_seqlen_q == max_seqlen_kv == lengths.max() and lengths.sum() == len(query_layer)
+        layout = replace(PackedLayout.full(lengths), causal=self.causal)
+        assert self.scale is not None
+        return naive(query_layer, key_layer, value_layer, dense_mask(layout), self.scale).float()
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Transformer Engine, as far as attention needs it."""
+    found: Any = ModuleType("transformer_engine.pytorch")
+    found.DotProductAttention = DotProductAttention
+    monkeypatch.setitem(sys.modules, "transformer_engine.pytorch", found)
+    fused.kernel.cache_clear()
+    yield
+    fused.kernel.cache_clear()
+
+
+def without_blocks(seed: int, tokens: int, longest: int) -> PackedLayout:
+    """Causal documents, images included."""
+    return replace(random_layout(seed, tokens, longest), blocks=np.zeros((0, 2), dtype=np.int64))
+
+
+@pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize("groups", [4, 2])
+@pytest.mark.parametrize("of", [without_blocks, full_layout], ids=["causal", "full"])
+def test_fused_kernels_are_told_the_rule(of: Callable[..., PackedLayout], groups: int) -> None:
+    layout = of(3, 96, 40)
+    q, k, v = tensors(96, 4, groups)
+    out = fused.attend(q, k, v, fused.prepare(layout, torch.device("cpu")), 0.25)
+    torch.testing.assert_close(out, naive(q, k, v, brute_force_mask(layout), 0.25).float(), rtol=1e-6, atol=1e-6)
+
+
+def test_fused_kernels_take_what_they_know_and_no_more() -> None:
+    """They need bf16, whole documents and whole rows, on a device whose layers are Transformer Engine's."""
+    gpu: Any = SimpleNamespace(eight_bit_products=True, attention_backend="flex")
+    cpu, eight, plain = CpuDevice(), PrecisionConfig(recipe="fp8_current"), PrecisionConfig()
+    assert chosen(eight, gpu, whole_documents=True) is fused
+    assert chosen(eight, gpu, whole_documents=False) is flex
+    assert chosen(eight, gpu, whole_documents=True, cut=True) is flex
+    assert chosen(plain, gpu, whole_documents=True) is flex
+    for other in (replace(eight, attention="flex"), replace(eight, dtype="fp32"), replace(eight, emulate=True)):
+        assert chosen(other, gpu, whole_documents=True) is flex
+    assert chosen(eight, cpu, whole_documents=True) is per_document
+    assert chosen(eight, cpu, whole_documents=True, cut=True) is per_piece
+    with pytest.raises(AssertionError, match="whole documents alone"):
+        fused.prepare(random_layout(0, 40, 17), torch.device("cpu"))
+
+
+READY = torch.cuda.is_available() and find_spec("transformer_engine") is not None
+
+
+@pytest.mark.skipif(not READY, reason="needs a GPU with Transformer Engine: its fused attention")
+@pytest.mark.parametrize("groups", [4, 2])
+@pytest.mark.parametrize("of", [without_blocks, full_layout], ids=["causal", "full"])
+def test_fused_equals_naive_on_a_gpu_forward_and_backward(of: Callable[..., PackedLayout], groups: int) -> None:
+    layout = of(3, 512, 200)
+    reference = [t.bfloat16().requires_grad_() for t in tensors(512, 4, groups)]
+    ours = [t.detach().cuda().requires_grad_() for t in reference]
+    out = fused.attend(ours[0], ours[1], ours[2], fused.prepare(layout, torch.device("cuda")), 0.25)
+    expected = naive(reference[0], reference[1], reference[2], dense_mask(layout), 0.25)
+    torch.testing.assert_close(out.cpu().double(), expected, rtol=2e-2, atol=2e-2)
+    out.sum().backward()
+    expected.sum().backward()
+    for mine, theirs in zip(ours, reference, strict=True):
+        torch.testing.assert_close(mine.grad.cpu(), theirs.grad, rtol=2e-2, atol=2e-2)  # type: ignore[union-attr]

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from megatron_nmm.config import RunConfig
+from megatron_nmm.config import PrecisionConfig, RunConfig
 from megatron_nmm.config.recipes import row_multiple
 from megatron_nmm.data.batch import Batch
-from megatron_nmm.device.protocol import AttentionBackend
-from megatron_nmm.models.attention import cached, flex, per_document, per_piece
+from megatron_nmm.device.protocol import AttentionBackend, Device
+from megatron_nmm.models.attention import cached, flex, fused, per_document, per_piece
 from megatron_nmm.models.attention.cached import CachedPass, KeyValueCache
 from megatron_nmm.models.attention.gathered import whole_keys
 from megatron_nmm.models.attention.layout import PackedLayout
@@ -24,11 +24,24 @@ from megatron_nmm.models.rope import Rotation, rotate
 from megatron_nmm.models.sparse.plan import SparsePlan
 from megatron_nmm.parallel.context import WHOLE, ContextShare
 from megatron_nmm.parallel.world import World
+from megatron_nmm.precision.select import backend as layers_backend
 
 BACKENDS: dict[AttentionBackend, ModuleType] = {"per_document": per_document, "flex": flex}
 """Each backend module has ``prepare(layout, device)`` and ``attend(q, k, v, prepared, scale)``."""
 CUT_BACKENDS: dict[AttentionBackend, ModuleType] = {"per_document": per_piece, "flex": flex}
 """The same where ranks share the positions of a row: few queries meet all keys."""
+
+
+def chosen(precision: PrecisionConfig, device: Device, *, whole_documents: bool, cut: bool = False) -> ModuleType:
+    """What attends: Transformer Engine where layers are its own and it knows the mask, else what the device has.
+
+    ``whole_documents``: no image blocks inside; ``cut``: ranks share the positions of a row.
+    """
+    engine = layers_backend(precision, device) == "transformer_engine" and precision.attention == "auto"
+    # Its fused kernels have no fp32.
+    if engine and whole_documents and not cut and precision.dtype == "bf16":
+        return fused
+    return (CUT_BACKENDS if cut else BACKENDS)[device.attention_backend]
 
 
 @dataclass(frozen=True)
@@ -72,7 +85,8 @@ class AttentionPlan:
         """
         model, device = run.model, world.device.torch_device
         step = None if cache is None else CachedPass.of(cache, batch, device)
-        backend = (BACKENDS if share.mine is None else CUT_BACKENDS)[world.device.attention_backend]
+        causal, cut = model.image_mask == "causal", share.mine is not None
+        backend = chosen(run.precision, world.device, whole_documents=causal, cut=cut)
         prepared: Any = step
         if step is None or step.visible is None:
             prepared = backend.prepare(PackedLayout.of(batch, model.image_mask, share.mine), device)

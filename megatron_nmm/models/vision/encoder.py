@@ -17,7 +17,7 @@ from megatron.core.transformer.transformer_block import TransformerBlock
 from megatron_nmm.config import RunConfig
 from megatron_nmm.config.recipes import row_multiple
 from megatron_nmm.data.batch import Batch
-from megatron_nmm.models.attention.core import BACKENDS, AttentionPlan
+from megatron_nmm.models.attention.core import AttentionPlan, chosen
 from megatron_nmm.models.attention.layout import PackedLayout
 from megatron_nmm.models.leaves import leaves
 from megatron_nmm.models.patch_stem import PatchStem
@@ -44,6 +44,7 @@ class VisionEncoder(MegatronModule):
         self.vision, self.placed, self.world = vision, placed, world
         self.tp_group = world.groups.tp
         self._multiple = row_multiple(run.precision)
+        self._precision = run.precision
         self.patch_stem = PatchStem(own, vision.patch_values)
         self.block = TransformerBlock(
             own,
@@ -124,9 +125,9 @@ class VisionEncoder(MegatronModule):
 
     def _attention(self, share: Share) -> AttentionPlan:
         """Views, and windows where layers use them, each bidirectional and alone."""
-        device, backend = self.world.device.torch_device, BACKENDS[self.world.device.attention_backend]
+        device, vision = self.world.device.torch_device, self.vision
+        backend = chosen(self._precision, self.world.device, whole_documents=True)
         prepare = backend.prepare
-        vision = self.vision
         return AttentionPlan(
             rotation(share.rows, share.columns, vision.head_width, vision.rope_base, device, self.config.params_dtype),
             prepare(PackedLayout.full(share.views), device),
