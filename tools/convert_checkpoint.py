@@ -12,6 +12,7 @@ export carries a proof card: hashes of its files, and scores and greedy tokens b
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -22,6 +23,7 @@ from megatron_nmm.checkpoint.convert.exported import OPENERS
 from megatron_nmm.checkpoint.convert.from_hf import DTYPES as DTYPES_IN
 from megatron_nmm.checkpoint.convert.from_hf import from_hf
 from megatron_nmm.checkpoint.convert.kinds import KINDS
+from megatron_nmm.checkpoint.convert.own_files import read_chat_template
 from megatron_nmm.checkpoint.convert.prove import proof
 from megatron_nmm.checkpoint.convert.stored import StoredWeights
 from megatron_nmm.checkpoint.convert.to_hf import DTYPES, LARGEST, run_of, to_hf
@@ -32,7 +34,7 @@ from megatron_nmm.data.tokens import Tokenizer
 from megatron_nmm.errors import ConfigError, NMMError
 
 
-def arguments() -> argparse.Namespace:
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -42,6 +44,7 @@ def arguments() -> argparse.Namespace:
     out.add_argument("--family", choices=list(KINDS), default=next(iter(KINDS)), help="form of the folder")
     out.add_argument("--dtype", choices=list(DTYPES), default="stored", help="number format (default: as stored)")
     out.add_argument("--tokenizer", metavar="PATH", help="default: the run's data.tokenizer")
+    out.add_argument("--chat-template", type=Path, metavar="FILE", help="Jinja, for servers and apply_chat_template")
     out.add_argument(
         "--largest-file", type=positive, default=LARGEST, metavar="BYTES", help=f"default {LARGEST:,} bytes"
     )
@@ -52,7 +55,7 @@ def arguments() -> argparse.Namespace:
     back.add_argument("folder", type=Path, help="config.json and *.safetensors")
     back.add_argument("output", type=Path, help="the new folder of a run, for init.checkpoint")
     back.add_argument("--dtype", choices=list(DTYPES_IN), default="stored", help="number format (default: as stored)")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def say(line: str) -> None:
@@ -62,6 +65,7 @@ def say(line: str) -> None:
 
 def export(options: argparse.Namespace) -> None:
     """to-hf."""
+    template = options.chat_template and read_chat_template(options.chat_template)
     place = options.tokenizer or run_of(StoredWeights(options.checkpoint, say)).data.tokenizer
     if not place and KINDS[options.family].own:
         raise ConfigError(
@@ -71,6 +75,11 @@ def export(options: argparse.Namespace) -> None:
     if not place:
         say("the run has no data.tokenizer, and none was given with --tokenizer: the folder gets none")
     tokenizer = Tokenizer(place) if place else None
+    if template and not (KINDS[options.family].own and tokenizer):
+        raise ConfigError(
+            f"a chat template goes with a processor, and a folder of family {options.family} "
+            f"{'has none' if tokenizer else 'without a tokenizer has none'}; leave --chat-template out"
+        )
     done = to_hf(
         options.checkpoint,
         options.output,
@@ -78,7 +87,14 @@ def export(options: argparse.Namespace) -> None:
         options.dtype,
         tokenizer,
         say,
-        proof(options.checkpoint, options.family, options.dtype, tokenizer, answers=not options.hashes_only),
+        proof(
+            options.checkpoint,
+            options.family,
+            options.dtype,
+            tokenizer,
+            answers=not options.hashes_only,
+            chat_template=template,
+        ),
         options.largest_file,
     )
     show(card.read(options.output))
@@ -98,9 +114,9 @@ def show(found: card.Card) -> None:
     say(f"{found.mapped} tensors of step {found.step} as {found.family}; {len(found.files)} files match the card")
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Convert or verify, and say with the exit code whether it was done."""
-    options = arguments()
+    options = arguments(argv)
     try:
         if options.command == "to-hf":
             export(options)

@@ -26,6 +26,8 @@ from megatron_nmm.errors import CheckpointError
 from megatron_nmm.files import durable
 from megatron_nmm.files.durable import sync_folder
 
+CHECKPOINTS = "checkpoints"
+"""Folder in a run's folder."""
 POINTER = "latest"
 WRITING, STEPPED_ASIDE, DELETING = ".tmp-", ".old-", ".gone-"
 

@@ -11,8 +11,8 @@ from megatron_nmm.checkpoint.agree import everywhere, on_main
 from megatron_nmm.checkpoint.manifest import Manifest
 from megatron_nmm.checkpoint.other_stage import OPTIMIZER_PREFIX, require_same_stage
 from megatron_nmm.checkpoint.progress import Progress
+from megatron_nmm.checkpoint.publish import CHECKPOINTS
 from megatron_nmm.checkpoint.safety import require_harmless
-from megatron_nmm.checkpoint.save import CHECKPOINTS
 from megatron_nmm.checkpoint.state import (
     Optimizer,
     Shapes,

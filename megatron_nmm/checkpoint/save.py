@@ -21,7 +21,6 @@ from megatron_nmm.errors import CheckpointError
 from megatron_nmm.files import lock
 from megatron_nmm.parallel.world import World
 
-CHECKPOINTS = "checkpoints"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PROBE = 1 << 20
 """Bytes written to learn why a write failed."""
@@ -55,7 +54,7 @@ def save(
     """
     assert step == reached.step, f"step {step} is saved with the progress of step {reached.step}"
     start = time.perf_counter()
-    checkpoints = folder / CHECKPOINTS
+    checkpoints = folder / publish.CHECKPOINTS
     shards = Shards(sharded(model, optimizer, world, is_loading=False), world)
     try:
         files, remarks = _save(checkpoints, shards, reached, world, keep)

@@ -23,6 +23,8 @@ REMARKS: tuple[tuple[str, type[Warning]], ...] = (
 LOGGERS = (
     # "full_param_layout not provided": computing it inside DistributedDataParallel is what we want.
     "megatron.core.distributed.distributed_data_parallel",
+    # "No CUDA runtime is found": a toolkit without a GPU is how kernels are compiled and checked here.
+    "torch.utils.cpp_extension",
 )
 """Loggers whose warnings are of that sort; their errors still show."""
 

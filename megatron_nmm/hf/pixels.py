@@ -3,6 +3,7 @@
 H, W pixels; C channels; p patch side.
 """
 
+import base64
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,10 +28,13 @@ def flat(images: Any) -> Iterator[Any]:
 
 
 def rgb(image: Any) -> Pixels:
-    """[H, W, 3] of a Pillow image, a file's path or bytes, or a uint8 array [H, W, 3] (numpy or torch).
+    """[H, W, 3] of a Pillow image, a file's path, bytes or data URI, or a uint8 array [H, W, 3] (numpy or torch).
 
-    EXIF orientation is applied, transparency laid over white, 16-bit grey scaled to 8 bits. ValueError for others.
+    EXIF orientation is applied, transparency laid over white, 16-bit grey scaled to 8 bits. ValueError for others, a
+    web address among them: nothing here touches the network.
     """
+    if isinstance(image, str) and image.startswith(("data:", "http:", "https:")):
+        image = _of_uri(image)
     if isinstance(image, str | Path):
         image = Image.open(image)
     elif isinstance(image, bytes):
@@ -44,6 +48,14 @@ def rgb(image: Any) -> Pixels:
             "a path, bytes of a file, or uint8 [height, width, 3]"
         )
     return values
+
+
+def _of_uri(uri: str) -> bytes:
+    """The file in ``data:image/png;base64,...``, as chat servers hand images on."""
+    head, comma, content = uri.partition(",")
+    if not (head.startswith("data:") and head.endswith(";base64") and comma):
+        raise ValueError(f"image {uri[:60]!r} is not fetched; give its bytes, its path or a base64 data URI")
+    return base64.b64decode(content)
 
 
 def _of_pillow(image: Image.Image) -> Pixels:

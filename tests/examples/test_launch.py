@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_nmm.checkpoint.save import CHECKPOINTS
+from megatron_nmm.checkpoint.publish import CHECKPOINTS
 from megatron_nmm.config import ParallelConfig, SaveConfig
 from megatron_nmm.config.refusal import TAKEN_BACK
 from megatron_nmm.train import metrics

@@ -1,5 +1,6 @@
 """The processor makes of texts and images what the training pipeline makes of them, number for number."""
 
+import base64
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -141,6 +142,14 @@ def test_an_array_is_an_image_as_well() -> None:
         assert torch.equal(made.preprocess(values)["pixel_values"], expected)
 
 
+def test_an_image_comes_in_a_uri_as_well() -> None:
+    """As chat servers hand them on."""
+    made, _ = _rules("square")
+    file = encode(picture(1, 20, 30), "PNG")
+    uri = f"data:image/png;base64,{base64.b64encode(file).decode()}"
+    assert torch.equal(made.preprocess(uri)["pixel_values"], made.preprocess(file)["pixel_values"])
+
+
 BAD_INPUT: dict[str, tuple[dict[str, Any], str]] = {
     "no text": ({"images": IMAGES[0]}, "there is no text"),
     "no image": ({"text": "<image> a"}, "texts have 1 <image> markers but 0 images"),
@@ -148,6 +157,8 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], str]] = {
     "an empty text": ({"text": ["a", ""]}, "a text is empty"),
     "a side": ({"text": "a", "padding_side": "top"}, "padding_side 'top' is unknown; use left or right"),
     "floats": ({"text": "<image>", "images": np.zeros((4, 4, 3))}, r"float64 values and shape \[4, 4, 3\]"),
+    "a web address": ({"text": "<image>", "images": "https://a.b/c.png"}, "'https://a.b/c.png' is not fetched; give"),
+    "an open URI": ({"text": "<image>", "images": "data:image/png,abc"}, "'data:image/png,abc' is not fetched"),
     "planes first": ({"text": "<image>", "images": np.zeros((3, 4, 4), np.uint8)}, r"uint8 \[height, width, 3\]"),
 }
 

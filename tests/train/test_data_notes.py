@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from megatron_nmm.checkpoint.save import CHECKPOINTS
+from megatron_nmm.checkpoint.publish import CHECKPOINTS
 from megatron_nmm.config import JournalConfig, ParallelConfig, RunConfig, SaveConfig
 from megatron_nmm.data import ledger, quarantine
 from megatron_nmm.errors import DataError

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from megatron_nmm.checkpoint.save import CHECKPOINTS
+from megatron_nmm.checkpoint.publish import CHECKPOINTS
 from megatron_nmm.config import JournalConfig, ParallelConfig, RunConfig
 from megatron_nmm.parallel.world import World
 from megatron_nmm.train import loop, metrics

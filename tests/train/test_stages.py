@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from megatron_nmm.checkpoint.save import CHECKPOINTS
+from megatron_nmm.checkpoint.publish import CHECKPOINTS
 from megatron_nmm.config import OptimConfig, ParallelConfig, RunConfig
 from megatron_nmm.config.schema import EvaluateConfig, InitConfig
 from megatron_nmm.models.parts import part_of

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from megatron_nmm.checkpoint.convert.exported import Answers
 from megatron_nmm.checkpoint.convert.probes import Probe
@@ -83,7 +83,7 @@ def remember(folder: Path, trained: Answers, probes: Sequence[Probe]) -> None:
             f"{number}.{probe.name}.scores": _columns(trained.scores(probe)).clone(),
             f"{number}.{probe.name}.greedy": torch.tensor(trained.greedy(probe, GREEDY)),
         }
-    save_file(kept, folder / ANSWERS)
+    durable.write(folder / ANSWERS, save(kept))
 
 
 def compare(folder: Path, exported: Answers) -> list[Comparison]:

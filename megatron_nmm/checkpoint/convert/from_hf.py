@@ -7,16 +7,16 @@ from pathlib import Path
 import torch
 
 from megatron_nmm.checkpoint import manifest, progress, publish
+from megatron_nmm.checkpoint.audit import require_fit
 from megatron_nmm.checkpoint.convert import torch_dist
 from megatron_nmm.checkpoint.convert.kinds import DERIVED, kind_of
 from megatron_nmm.checkpoint.convert.torch_dist import Announced
 from megatron_nmm.checkpoint.families.shapes import shapes
-from megatron_nmm.checkpoint.from_folder import require_fit
 from megatron_nmm.checkpoint.hf_folder import HFFolder
 from megatron_nmm.checkpoint.manifest import Manifest
 from megatron_nmm.checkpoint.progress import Progress
+from megatron_nmm.checkpoint.publish import CHECKPOINTS
 from megatron_nmm.checkpoint.rows import Row
-from megatron_nmm.checkpoint.save import CHECKPOINTS
 from megatron_nmm.config import RunConfig
 from megatron_nmm.config.hf_config import read
 from megatron_nmm.config.io import to_dict

@@ -15,8 +15,8 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from megatron_nmm.checkpoint import manifest, progress, publish
 from megatron_nmm.checkpoint.other_stage import OPTIMIZER_PREFIX
 from megatron_nmm.checkpoint.progress import Progress
+from megatron_nmm.checkpoint.publish import CHECKPOINTS
 from megatron_nmm.checkpoint.safety import require_harmless
-from megatron_nmm.checkpoint.save import CHECKPOINTS
 from megatron_nmm.config.recipes import is_state
 from megatron_nmm.errors import CheckpointError
 

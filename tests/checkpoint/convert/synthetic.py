@@ -13,7 +13,7 @@ from megatron_nmm.checkpoint.families import native
 from megatron_nmm.checkpoint.families.shapes import shapes
 from megatron_nmm.checkpoint.manifest import Manifest
 from megatron_nmm.checkpoint.progress import Progress
-from megatron_nmm.checkpoint.save import CHECKPOINTS
+from megatron_nmm.checkpoint.publish import CHECKPOINTS
 from megatron_nmm.config import RunConfig
 from megatron_nmm.config.io import to_dict
 

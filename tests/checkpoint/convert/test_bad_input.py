@@ -24,6 +24,7 @@ from megatron_nmm.errors import NMMError
 from tests.checkpoint.convert import models
 from tests.checkpoint.convert.synthetic import checkpoint_of
 from tests.data.corpora import tokenizer
+from tools import convert_checkpoint
 
 RUN = models.run_of("sparse in part")
 FIRST = "model-00001-of-00004.safetensors"
@@ -245,3 +246,28 @@ def test_what_a_killed_attempt_left_is_cleared_away(copy: Path) -> None:
     module.to_hf(copy / "run", copy / "out", "native_multimodal", "stored", None, print)
     assert sorted(path.name for path in copy.iterdir()) == ["hf", "out", "run"]
     assert (copy / "out/model.safetensors").stat().st_size > 100_000
+
+
+TEMPLATES: dict[str, tuple[str | None, str, str]] = {
+    "absent": (None, "native_multimodal", "chat.jinja cannot be read ([Errno 2]"),
+    "not Jinja": ("{% for m in messages %}\n{{ m.", "native_multimodal", "chat.jinja is not Jinja: line 2: "),
+    "of a folder without processor": (
+        "{{ messages }}",
+        "qwen3",
+        "a folder of family qwen3 without a tokenizer has none",
+    ),
+}
+"""Content of the file, family, what is said."""
+
+
+@pytest.mark.parametrize("fault", TEMPLATES)
+def test_a_chat_template_that_cannot_be_is_refused(
+    fault: str, copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content, family, told = TEMPLATES[fault]
+    file = tmp_path / "chat.jinja"
+    if content is not None:
+        file.write_text(content)
+    command = ["to-hf", str(copy / "run"), str(tmp_path / "out"), "--family", family, "--chat-template", str(file)]
+    assert convert_checkpoint.main(command) == 2
+    assert told in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -26,6 +26,10 @@ from tests.checkpoint.convert.synthetic import checkpoint_of
 from tests.data import corpora
 
 NEW_TOKENS = 6
+TEMPLATE = (
+    "{% for m in messages %}{% for part in m.content %}"
+    "{{ part.text if part.type == 'text' else '<image>' }}{% endfor %}{% endfor %}"
+)
 PROMPTS = (("<image> a red", (corpora.png(1),)), ("green plus", ()), ("<image> and <image>", (corpora.png(2),) * 2))
 FORMS = ("early", "late", "late, gated with biases", "NaViL of Qwen3", "NaViL of InternLM2", "sparse")
 
@@ -42,7 +46,7 @@ def _export(place: Place, run: RunConfig, folder: Path, dtype: str) -> list[str]
     """In a worker: proof opens a world of its own."""
     said: list[str] = []
     tokenizer = Tokenizer(run.data.tokenizer)
-    finish = proof(folder / "run", "native_multimodal", dtype, tokenizer)
+    finish = proof(folder / "run", "native_multimodal", dtype, tokenizer, chat_template=TEMPLATE)
     to_hf(folder / "run", folder / "out", "native_multimodal", dtype, tokenizer, said.append, finish)
     return said
 
@@ -75,6 +79,8 @@ def test_an_export_answers_as_the_trained_model(form: str, pool: WorkerPool, tmp
     processor = AutoProcessor.from_pretrained(tmp_path / "out")
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "out").eval()
     assert [_answer(model, processor, prompt, run) for prompt in PROMPTS] == answers
+    chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": " a red"}]}]
+    assert processor.apply_chat_template(chat) == PROMPTS[0][0]
     with torch.no_grad():
         again = model(**_inputs(processor, PROMPTS[0])).logits[0]
     assert (again - scores).abs().max() <= 1e-5 * scores.abs().max()
