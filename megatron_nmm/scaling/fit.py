@@ -8,12 +8,12 @@ import numpy as np
 from megatron_nmm.errors import ConfigError
 from megatron_nmm.scaling.bootstrap import FEWEST_VALUES, bootstrap
 from megatron_nmm.scaling.exponents import Encoder, Exponents, closed_form, difference, encoder_of, sweep
-from megatron_nmm.scaling.frontier import PowerLaw, frontier
-from megatron_nmm.scaling.law import Fitted, Quality
+from megatron_nmm.scaling.frontier import PowerLaw, frontier, least_losses
+from megatron_nmm.scaling.law import Fitted, Law, Quality
 from megatron_nmm.scaling.minimise import Minimum, minimise
 from megatron_nmm.scaling.objective import Runs, runs_of
 from megatron_nmm.scaling.point import AVERAGE, Point
-from megatron_nmm.scaling.quality import OUTLYING, groups, quality, robust_z, warnings
+from megatron_nmm.scaling.quality import groups, outliers, quality, warnings
 
 FEWEST_RUNS = 8
 """Five coefficients, and three runs to tell whether they fit."""
@@ -87,7 +87,6 @@ def fit(
     cost = [point.flops for point in points]
     swept = sweep(law, (min(cost), max(cost)), encoder)
     hull = frontier(points, kind, above)
-    z = robust_z(law, points, kind)
     first = points[0]
     fitted = Fitted(
         law=law,
@@ -98,13 +97,11 @@ def fit(
         quality=quality(law, points, kind),
         held_out=held_out,
         intervals=intervals,
-        exponents=_exponents(formula, swept, hull),
+        exponents=_exponents(law, formula, swept, hull),
         vision_share=_share(points),
         encoder=(encoder.slope, encoder.intercept),
         warnings=tuple(warnings(law, runs, minimum, intervals, points)),
-        outliers=tuple(
-            f"{point.run} (z {one:+.1f})" for point, one in zip(points, z, strict=True) if abs(one) > OUTLYING
-        ),
+        outliers=outliers(law, points, kind),
         runs=tuple(point.run for point in points),
     )
     return Report(fitted, hull, difference(formula, swept, encoder), swept)
@@ -141,10 +138,14 @@ def _encoder(points: Sequence[Point]) -> Encoder:
     return encoder_of([point.active for point in points], [point.vision for point in points], _share(points))
 
 
-def _exponents(formula: Exponents, swept: Exponents | None, hull: PowerLaw | None) -> dict[str, dict[str, float]]:
-    out = {"closed form": {"a": formula.a, "b": formula.b, "d": formula.d}}
+def _exponents(
+    law: Law, formula: Exponents, swept: Exponents | None, hull: PowerLaw | None
+) -> dict[str, dict[str, float]]:
+    out = {"closed form": {"a": formula.a, "b": formula.b, "d": formula.d}, "regression": {}}
     if swept:
         out["regression"] = {"a": swept.a, "b": swept.b, "d": swept.d}
     if hull:
-        out["frontier"] = {"k": hull.scale, "c": hull.slope}
+        out["regression"] |= {"k": hull.scale, "c": hull.slope}
+        k, c = least_losses(law, hull.hull[0][0], hull.hull[-1][0])
+        out["closed form"] |= {"k": k, "c": c}
     return out
