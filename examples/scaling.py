@@ -1,0 +1,119 @@
+"""The laptop study's models: early fusion, late fusion and sparse experts in five sizes, on digits and emoji.
+
+    ./examples/scaling.sh                                          # the whole study, from data to report
+    python examples/scaling.py --preset late-128 --set steps=200   # one model of it
+
+Data come from examples/data/prepare_scaling.sh. Presets are FAMILY-WIDTH; as in P1 only widths change (section 2).
+"""
+
+from functools import partial
+
+from megatron_nmm.config import (
+    DataConfig,
+    EvaluateConfig,
+    JournalConfig,
+    ModelConfig,
+    OptimConfig,
+    PrecisionConfig,
+    RunConfig,
+    ScheduleConfig,
+    SourceConfig,
+    SparseConfig,
+    VisionConfig,
+)
+from megatron_nmm.train.main import main
+
+DATA = "runs/scaling/data"
+"""Where scaling.sh prepares the corpora."""
+MIXTURE = {"caption": 45.0, "interleaved": 45.0, "text": 10.0}
+"""P1's shares of the three kinds (section 2), counted in tokens."""
+WIDTHS = (64, 96, 128, 192, 256)
+LAYERS = 4
+VOCABULARY = 1088
+"""The tokenizer's 1,024 pieces and room for what is added."""
+HEAD = 32
+
+
+def sources(split: str) -> tuple[SourceConfig, ...]:
+    """The three corpora of ``split`` ("train" or "held_out")."""
+    return tuple(SourceConfig(f"{DATA}/{split}/{name}", weight=weight) for name, weight in MIXTURE.items())
+
+
+def early(width: int) -> ModelConfig:
+    """Patches through one matrix into the decoder."""
+    return ModelConfig(
+        layers=LAYERS,
+        width=width,
+        heads=width // HEAD,
+        ffn=3 * width,
+        vocabulary=VOCABULARY,
+        vision=VisionConfig(patch=8),
+    )
+
+
+def late(width: int) -> ModelConfig:
+    """An encoder half as wide as the decoder and as deep, as in P1."""
+    vision = VisionConfig(depth=LAYERS, width=width // 2, heads=max(1, width // 2 // HEAD), ffn=3 * width // 2, patch=8)
+    return ModelConfig(
+        layers=LAYERS, width=width, heads=width // HEAD, ffn=3 * width, vocabulary=VOCABULARY, vision=vision
+    )
+
+
+def sparse(width: int) -> ModelConfig:
+    """Eight experts in the place of every MLP, one a token: P1's 8e-top1."""
+    dense = early(width)
+    return ModelConfig(
+        layers=dense.layers,
+        width=dense.width,
+        heads=dense.heads,
+        ffn=dense.ffn,
+        vocabulary=dense.vocabulary,
+        sparse=SparseConfig(experts=8, top_k=1, balance_loss=0.01),
+        vision=dense.vision,
+    )
+
+
+MODELS = {"early": early, "late": late, "sparse": sparse}
+
+
+def learning_rate(width: int) -> float:
+    """The peak: falls with the width."""
+    return 4e-3 * (64 / width) ** 0.5
+
+
+def paper_like(family: str, width: int) -> RunConfig:
+    """One model of the study."""
+    return RunConfig(
+        name=f"{family}-{width}",
+        folder=f"runs/scaling/{family}-{width}",
+        steps=400,
+        threads=1,
+        model=MODELS[family](width),
+        precision=PrecisionConfig("fp32"),
+        data=DataConfig(
+            train=sources("train"),
+            tokenizer=f"{DATA}/tokenizer.model",
+            share_of="tokens",
+            sequence_length=256,
+            microbatch=4,
+            global_batch=4,
+            image_size=32,
+            augment=False,  # a mirrored digit is no digit
+            noise=0.1,
+        ),
+        optim=OptimConfig(learning_rate=learning_rate(width)),
+        schedule=ScheduleConfig(warmup=20),
+        evaluate=EvaluateConfig(sources=sources("held_out"), packs=40),
+        journal=JournalConfig(every=10, tensorboard=False, telemetry=0),
+    )
+
+
+def recipe() -> RunConfig:
+    """The smallest early-fusion model of the study."""
+    return paper_like("early", WIDTHS[0])
+
+
+PRESETS = {f"{family}-{width}": partial(paper_like, family, width) for family in MODELS for width in WIDTHS}
+
+if __name__ == "__main__":
+    main(recipe, PRESETS)
