@@ -28,7 +28,7 @@ from megatron_nmm.scaling.cost import cost
 from megatron_nmm.scaling.expand import FILTERS, Trunk, expand, only
 from megatron_nmm.scaling.point import Point
 from megatron_nmm.scaling.presets import PRESETS
-from megatron_nmm.scaling.study import Study
+from megatron_nmm.scaling.design import Design
 
 TRAINER = Path(__file__).with_name("train.py")
 FAILED = 1
@@ -61,7 +61,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def study_of(name: str) -> Study:
+def study_of(name: str) -> Design:
     """The preset of that name, or what study() of the Python file returns."""
     if name in PRESETS:
         return PRESETS[name]()
@@ -71,12 +71,12 @@ def study_of(name: str) -> Study:
             "give a Python file with a function study()"
         )
     found = value_of(name, "study")
-    if not isinstance(found, Study):
-        raise ConfigError(f"study() of {name} returns {type(found).__name__} {found!r}; let it return a Study")
+    if not isinstance(found, Design):
+        raise ConfigError(f"study() of {name} returns {type(found).__name__} {found!r}; let it return a Design")
     return found
 
 
-def show_cost(study: Study, trunks: Sequence[Trunk], options: argparse.Namespace, console: Console) -> None:
+def show_cost(study: Design, trunks: Sequence[Trunk], options: argparse.Namespace, console: Console) -> None:
     """The expanded table, the sums, and what is read into the papers."""
     if not 0 < options.mfu <= 1:
         raise ConfigError(f"--mfu {options.mfu:g} is no share above 0 and at most 1; write e.g. --mfu 0.35")

@@ -10,7 +10,7 @@ from megatron_nmm.config.overrides import apply
 from megatron_nmm.config.values import nearest_key
 from megatron_nmm.config.warmup import warmup_steps
 from megatron_nmm.errors import ConfigError
-from megatron_nmm.scaling.study import Candidate, Grid, Mixture, Study, require
+from megatron_nmm.scaling.design import Candidate, Grid, Mixture, Design, require
 
 OWNED = ("name", "folder", "steps", "seed", "schedule.", "save.at", "init.continue_from")
 """Keys whose values a study gives to each of its runs."""
@@ -46,7 +46,7 @@ class Trunk:
         return Path(self.run.folder) / "checkpoints" / f"step-{branch.start:08d}"
 
 
-def expand(study: Study, output: Path, changes: Sequence[str] = ()) -> tuple[Trunk, ...]:
+def expand(study: Design, output: Path, changes: Sequence[str] = ()) -> tuple[Trunk, ...]:
     """All trunks of ``study`` with their branches, in the order of its grids; ``changes`` are --set of every run.
 
     Runs of one model, mixture and seed whose warm-up is equally long share a trunk. Raises ConfigError, with every
@@ -72,7 +72,7 @@ def expand(study: Study, output: Path, changes: Sequence[str] = ()) -> tuple[Tru
     return tuple(trunks)
 
 
-def cooldown_steps(study: Study, steps: int, warmup: int) -> int:
+def cooldown_steps(study: Design, steps: int, warmup: int) -> int:
     """Steps that cool down in a run of ``steps``, by either of P1's definitions."""
     if study.cooldown_of == "training":
         return round(study.cooldown * steps)
@@ -92,7 +92,7 @@ def step_tokens(run: RunConfig) -> int:
 
 
 def _trunks(
-    study: Study,
+    study: Design,
     grid: Grid,
     model: Candidate,
     mixture: Mixture,
@@ -127,7 +127,7 @@ def _trunks(
         yield Trunk(trunk, study.name, model, mixture, branches)
 
 
-def _trunk(base: RunConfig, runs: Sequence[tuple[int, float]], warmup: int, study: Study, output: Path) -> RunConfig:
+def _trunk(base: RunConfig, runs: Sequence[tuple[int, float]], warmup: int, study: Design, output: Path) -> RunConfig:
     starts = tuple(steps - max(1, cooldown_steps(study, steps, warmup)) for steps, _ in runs)
     return replace(
         base,
@@ -140,7 +140,7 @@ def _trunk(base: RunConfig, runs: Sequence[tuple[int, float]], warmup: int, stud
 
 
 def _branch(
-    base: RunConfig, trunk: RunConfig, steps: int, tokens: float, warmup: int, study: Study, output: Path
+    base: RunConfig, trunk: RunConfig, steps: int, tokens: float, warmup: int, study: Design, output: Path
 ) -> Branch:
     cooldown = cooldown_steps(study, steps, warmup)
     start = steps - max(1, cooldown)
@@ -169,7 +169,7 @@ def _mixed(run: RunConfig, kinds: Mapping[str, str], mixture: Mixture, faults: l
             nearest = nearest_key(kind, mixture.shares) if kind else ", ".join(mixture.shares)
             faults.append(
                 f"{run.name} reads {source.corpus}, of whose kind {kind!r} mixture {mixture.label} has no share; name "
-                f"it in Study.kinds, as {nearest}"
+                f"it in Design.kinds, as {nearest}"
             )
             return run
     whole = {kind: sum(source.weight for source, of in named if of == kind) for kind in mixture.shares}

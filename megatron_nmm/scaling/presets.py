@@ -12,7 +12,7 @@ from megatron_nmm.config.presets import EARLY_FUSION, LATE_FUSION, MODALITY_AWAR
 from megatron_nmm.config.recipe_file import run_of
 from megatron_nmm.config.schema_model import ModelConfig
 from megatron_nmm.scaling.point import Family
-from megatron_nmm.scaling.study import Candidate, Grid, Mixture, Study
+from megatron_nmm.scaling.design import Candidate, Grid, Mixture, Design
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -65,13 +65,13 @@ def _dense(family: Family, sizes: tuple[str, ...], mixtures: tuple[Mixture, ...]
     )
 
 
-def p1_mixture() -> Study:
+def p1_mixture() -> Design:
     """The 76 early-fusion runs of P1's first mixture."""
     grid = _dense("early", FITTED, P1_MIXTURES[:1])
-    return Study("p1-mixture", (grid,), P1_KINDS, readings=(P1_READINGS[0], *P1_READINGS[2:4]))
+    return Design("p1-mixture", (grid,), P1_KINDS, readings=(P1_READINGS[0], *P1_READINGS[2:4]))
 
 
-def p1() -> Study:
+def p1() -> Design:
     """P1's 457 runs."""
     grids = (
         _dense("early", FITTED, P1_MIXTURES),
@@ -79,7 +79,7 @@ def p1() -> Study:
         Grid(_p1_models("sparse", MODALITY_AWARE), SPARSE_TOKENS, P1_MIXTURES[:1]),
         Grid(_p1_models("early", (HELD_OUT,)), (DENSE_TOKENS[-1],), P1_MIXTURES[:1]),
     )
-    return Study("p1", grids, P1_KINDS, readings=P1_READINGS)
+    return Design("p1", grids, P1_KINDS, readings=P1_READINGS)
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ NAVIL_READINGS = (
 )
 
 
-def navil() -> Study:
+def navil() -> Design:
     """NaViL's encoders for language models (section 2.4): 48 runs."""
     models = tuple(
         Candidate("navil", f"{language}+{encoder}", _navil_run(language, encoder))
@@ -142,7 +142,7 @@ def navil() -> Study:
     tokens = tuple(images * NAVIL_SAMPLE for images in NAVIL_IMAGES)
     mixture = Mixture("100-0-0", image_share=NAVIL_IMAGE_SHARE)
     grid = Grid(models, tokens, (mixture,))
-    return Study("navil", (grid,), warmup=200, cooldown=0.0, readings=NAVIL_READINGS)
+    return Design("navil", (grid,), warmup=200, cooldown=0.0, readings=NAVIL_READINGS)
 
 
 def _navil_run(language: str, encoder: str) -> RunConfig:
@@ -168,7 +168,7 @@ LAPTOP_TOKENS = (200_000, 400_000, 800_000, 1_600_000)
 LAPTOP_WIDTHS = (64, 96, 128, 192, 256)
 
 
-def laptop() -> Study:
+def laptop() -> Design:
     """Sixty models that two cores train in about half an hour (examples/scaling.sh)."""
     families: tuple[Family, ...] = ("early", "late", "sparse")
     models = tuple(
@@ -178,10 +178,10 @@ def laptop() -> Study:
     )
     mixture = Mixture("45-45-10", {"caption": 45, "interleaved": 45, "text": 10}, 0.55)
     kinds = {kind: kind for kind in mixture.shares}
-    return Study("laptop", (Grid(models, LAPTOP_TOKENS, (mixture,)),), kinds, warmup=20)
+    return Design("laptop", (Grid(models, LAPTOP_TOKENS, (mixture,)),), kinds, warmup=20)
 
 
-PRESETS: Mapping[str, Callable[[], Study]] = {
+PRESETS: Mapping[str, Callable[[], Design]] = {
     "p1-mixture": p1_mixture,
     "p1": p1,
     "navil": navil,

@@ -51,7 +51,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Study:
+class Design:
     """A whole study. P1's schedule (appendix A): warm-up, constant, cooldown."""
 
     name: str
@@ -68,13 +68,13 @@ class Study:
     """What is the paper's in it, and what is our reading where the paper is silent."""
 
 
-def require(study: Study) -> None:
+def require(study: Design) -> None:
     """Raise ConfigError, with every fault, when a law could not be fitted to ``study`` or its runs are not distinct."""
     if faults := [*_faults(study)]:
         raise config_error(f"study {study.name}", faults)
 
 
-def _faults(study: Study) -> Iterator[str]:
+def _faults(study: Design) -> Iterator[str]:
     if not study.name or not study.name.replace("-", "").replace("_", "").isalnum():
         yield f"name {study.name!r} cannot name files; use letters, digits, '-' and '_'"
     if not any(grid.models and grid.tokens for grid in study.grids):
