@@ -25,10 +25,10 @@ from megatron_nmm.files import lock
 from megatron_nmm.planner.gpus import GPUS, gpu
 from megatron_nmm.scaling import local, manifest, show, slurm, work
 from megatron_nmm.scaling.cost import cost
+from megatron_nmm.scaling.design import Design
 from megatron_nmm.scaling.expand import FILTERS, Trunk, expand, only
 from megatron_nmm.scaling.point import Point
 from megatron_nmm.scaling.presets import PRESETS
-from megatron_nmm.scaling.design import Design
 
 TRAINER = Path(__file__).with_name("train.py")
 FAILED = 1
@@ -96,7 +96,7 @@ def train_here(trunks: Sequence[Trunk], jobs: list[work.Job], options: argparse.
     with Live(console=console, auto_refresh=False, transient=True) as live:
 
         def watch(state: local.State, found: list[Point]) -> None:
-            screen.add(found)
+            screen.add(state, found)
             for point in found:
                 told = " ".join(f"{kind} {loss:.4f}" for kind, loss in point.losses.items())
                 line = f"{point.run}: loss {point.loss():.4f} ({told}), {point.tokens:,.0f} tokens"

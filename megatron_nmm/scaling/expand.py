@@ -10,7 +10,7 @@ from megatron_nmm.config.overrides import apply
 from megatron_nmm.config.values import nearest_key
 from megatron_nmm.config.warmup import warmup_steps
 from megatron_nmm.errors import ConfigError
-from megatron_nmm.scaling.design import Candidate, Grid, Mixture, Design, require
+from megatron_nmm.scaling.design import Candidate, Design, Grid, Mixture, require
 
 OWNED = ("name", "folder", "steps", "seed", "schedule.", "save.at", "init.continue_from")
 """Keys whose values a study gives to each of its runs."""

@@ -11,8 +11,8 @@ from megatron_nmm.config import ParallelConfig, RunConfig
 from megatron_nmm.config.presets import EARLY_FUSION, LATE_FUSION, MODALITY_AWARE, NAVIL, NAVIL_VISION
 from megatron_nmm.config.recipe_file import run_of
 from megatron_nmm.config.schema_model import ModelConfig
+from megatron_nmm.scaling.design import Candidate, Design, Grid, Mixture
 from megatron_nmm.scaling.point import Family
-from megatron_nmm.scaling.design import Candidate, Grid, Mixture, Design
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -64,11 +64,13 @@ class Screen:
         self._trunks = trunks
         self._points = {point.run: point for point in points}
         self._start = time.monotonic()
-        self._done_before: float | None = None
+        self._at_start: float | None = None
 
-    def add(self, points: Iterable[Point]) -> None:
-        """Points that are new."""
+    def add(self, state: State, points: Iterable[Point]) -> None:
+        """Points that are new; call it from the start on, also without any, for what is left then is the ETA's base."""
         self._points |= {point.run: point for point in points}
+        if self._at_start is None:
+            self._at_start = _left_of(state)
 
     def line(self, state: State) -> str:
         """Points, what runs, and when all is done."""
@@ -101,14 +103,14 @@ class Screen:
 
     def _eta(self, state: State) -> str:
         """From the FLOPs still to do and their rate so far."""
-        left = sum(_left(job.trunk, job.branches, job.needs_trunk) for job in state.waiting)
-        left += sum(_left(one.job.trunk, one.job.branches, one.job.needs_trunk) for one in state.active)
-        if self._done_before is None:
-            self._done_before = left
-        done, seconds = self._done_before - left, time.monotonic() - self._start
-        if done <= 0:
-            return "?"
-        return str(timedelta(seconds=round(seconds * left / done)))
+        left = _left_of(state)
+        done, seconds = (self._at_start or left) - left, time.monotonic() - self._start
+        return str(timedelta(seconds=round(seconds * left / done))) if done > 0 else "?"
+
+
+def _left_of(state: State) -> float:
+    jobs = [*state.waiting, *(one.job for one in state.active)]
+    return sum(_left(job.trunk, job.branches, job.needs_trunk) for job in jobs)
 
 
 def _left(trunk: Trunk, branches: Iterable[Branch], needs_trunk: bool) -> float:
