@@ -21,7 +21,6 @@ from megatron_nmm.config.recipe_file import value_of
 from megatron_nmm.config.refusal import INTERRUPTED, refuse
 from megatron_nmm.config.values import nearest_key
 from megatron_nmm.errors import ConfigError, NMMError
-from megatron_nmm.files import lock
 from megatron_nmm.planner.gpus import GPUS, gpu
 from megatron_nmm.scaling import local, manifest, show, slurm, work
 from megatron_nmm.scaling.cost import cost
@@ -130,8 +129,8 @@ def run(options: argparse.Namespace, argv: Sequence[str], console: Console) -> i
     if options.dry_run:
         show_cost(study, trunks, options, console)
         return 0
-    work.prepare(trunks, options.output, options.processes)
-    with lock.hold(options.output):
+    work.check_all(trunks, options.processes)
+    with work.claim(trunks, options.output):
         for fault in manifest.read(options.output).faults if (options.output / manifest.NAME).exists() else ():
             console.print(f"manifest: {fault}", highlight=False, soft_wrap=True, markup=False)
         code = 0

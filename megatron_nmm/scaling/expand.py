@@ -192,9 +192,16 @@ def only(trunks: Sequence[Trunk], filters: Sequence[str]) -> tuple[Trunk, ...]:
         if unknown := sorted(wanted - set(there)):
             listed = f"{key} {', '.join(unknown)}; there are {', '.join(there)}"
             raise ConfigError(f"--only {text}: no run has {listed}")
-        kept = (replace(t, branches=tuple(b for b in t.branches if FILTERS[key](t, b) in wanted)) for t in trunks)
-        trunks = [trunk for trunk in kept if trunk.branches]
+        narrowed = [_narrowed(one, [b for b in one.branches if FILTERS[key](one, b) in wanted]) for one in trunks]
+        trunks = [trunk for trunk in narrowed if trunk.branches]
     return tuple(trunks)
+
+
+def _narrowed(trunk: Trunk, branches: Sequence[Branch]) -> Trunk:
+    """``trunk`` with some of its branches, as long as they need it."""
+    starts = tuple(sorted({branch.start for branch in branches}))
+    run = replace(trunk.run, steps=max(starts, default=0), save=replace(trunk.run.save, at=starts))
+    return replace(trunk, run=run, branches=tuple(branches))
 
 
 FILTERS: dict[str, Callable[[Trunk, Branch], str]] = {

@@ -176,7 +176,7 @@ def laptop() -> Design:
         for family in families
         for width in LAPTOP_WIDTHS
     )
-    mixture = Mixture("45-45-10", {"caption": 45, "interleaved": 45, "text": 10}, 0.55)
+    mixture = Mixture("45-45-10", {"caption": 45, "interleaved": 45, "text": 10}, 0.5)
     kinds = {kind: kind for kind in mixture.shares}
     return Design("laptop", (Grid(models, LAPTOP_TOKENS, (mixture,)),), kinds, warmup=20)
 

@@ -6,7 +6,8 @@ its point; those of branches go, too, unless the models are wanted.
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from megatron_nmm.config.check import check, check_files
 from megatron_nmm.config.fault import config_error
 from megatron_nmm.config.io import save, to_dict
 from megatron_nmm.errors import ConfigError, DataError
-from megatron_nmm.files import durable
+from megatron_nmm.files import durable, lock
 from megatron_nmm.scaling import manifest
 from megatron_nmm.scaling.expand import Branch, Trunk
 from megatron_nmm.scaling.outcome import outcome
@@ -49,9 +50,8 @@ def config_file(run: RunConfig) -> Path:
     return Path(run.folder) / "run.json"
 
 
-def prepare(trunks: Sequence[Trunk], output: Path, processes: int) -> None:
-    """Check every run and write its file; ConfigError lists what keeps runs from starting, or names another study that
-    ``output`` holds."""
+def check_all(trunks: Sequence[Trunk], processes: int) -> None:
+    """Raise ConfigError with what keeps runs from starting."""
     faults = []
     for trunk in trunks:
         found = [(trunk.run, fault) for fault in (*check(trunk.run, processes), *check_files(trunk.run))]
@@ -62,15 +62,26 @@ def prepare(trunks: Sequence[Trunk], output: Path, processes: int) -> None:
     if faults:
         more = [f"and {len(faults) - SHOWN} more of the kind"] if len(faults) > SHOWN else []
         raise config_error("the study cannot start", [*faults[:SHOWN], *more])
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        _require_same(trunks, output / STATED)
-        for run in (run for trunk in trunks for run in (trunk.run, *(branch.run for branch in trunk.branches))):
-            save(run, config_file(run))
-    except OSError as error:
-        raise ConfigError(
-            f"{error.filename} cannot be written: {error.strerror}; make room, or name another folder with --output"
-        ) from None
+
+
+@contextmanager
+def claim(trunks: Sequence[Trunk], output: Path) -> Iterator[None]:
+    """Be the only sweep in ``output``, with every run's file written there.
+
+    Raises FolderInUse, and ConfigError where the folder holds another study or cannot be written.
+    """
+    with ExitStack() as held:
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            held.enter_context(lock.hold(output))
+            _require_same(trunks, output / STATED)
+            for run in (run for trunk in trunks for run in (trunk.run, *(branch.run for branch in trunk.branches))):
+                save(run, config_file(run))
+        except OSError as error:
+            raise ConfigError(
+                f"{error.filename} cannot be written: {error.strerror}; make room, or name another folder with --output"
+            ) from None
+        yield
 
 
 def jobs(trunks: Sequence[Trunk], output: Path) -> list[Job]:

@@ -126,6 +126,8 @@ def test_only_narrows_to_some_runs() -> None:
         "early-m-60-0-40-s7-100k",
         "early-m-60-0-40-s7-400k",
     ]
+    (trunk,) = only(trunks, ["size=s", "tokens=100k,200k"])
+    assert (trunk.run.steps, trunk.run.save.at) == (160, (80, 160)), "as long as they need it"
     with pytest.raises(ConfigError, match="--only size=xl: no run has size xl; there are m, s"):
         only(trunks, ["size=xl"])
     with pytest.raises(ConfigError, match="--only colour=red is no filter; write KEY=VALUE with KEY one of family"):

@@ -97,19 +97,20 @@ def test_a_branch_with_a_checkpoint_of_its_own_needs_no_trunk(trunks: tuple[Trun
     assert work.job(trunk, trunk.branches[1:]).needs_trunk
 
 
-def test_the_folder_of_another_study_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "check_files", lambda run: ())
-    work.prepare(expand(design(), tmp_path), tmp_path, 1)
-    work.prepare(expand(design(), tmp_path, ["threads=3"]), tmp_path, 1)
-    with pytest.raises(
-        ConfigError, match="holds another study: early-s-60-0-40-s7-100k had another optim; name a fold"
-    ):
-        work.prepare(expand(design(), tmp_path, ["optim.clip=0"]), tmp_path, 1)
+def _claim(output: Path, *changes: str) -> None:
+    with work.claim(expand(design(), output, changes), output):
+        pass
+
+
+def test_the_folder_of_another_study_is_refused(tmp_path: Path) -> None:
+    _claim(tmp_path)
+    _claim(tmp_path, "threads=3")
+    with pytest.raises(ConfigError, match="holds another study: early-s-60-0-40-s7-100k had another optim; name a"):
+        _claim(tmp_path, "optim.clip=0")
 
 
 def test_faults_of_runs_are_told_before_any_starts(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as raised:
-        work.prepare(expand(design(), tmp_path, ["model.heads=5"]), tmp_path, 1)
+        work.check_all(expand(design(), tmp_path, ["model.heads=5"]), 1)
     told = str(raised.value)
     assert "early-s-60-0-40-s7-trunk-w10: " in told and "model.width 32" in told and "more of the kind" in told
-    assert not list(tmp_path.iterdir())

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from megatron_nmm.config.io import save
+from megatron_nmm.files import lock
 from megatron_nmm.models.accounting import parameters
 from megatron_nmm.scaling import manifest
 from megatron_nmm.train import metrics
@@ -181,6 +182,6 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, capsys: pyte
 
 def test_two_sweeps_of_one_folder_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "out"
-    with sweep.lock.hold(output):
+    with lock.hold(output):
         assert sweep.main(["--study", str(_study(tmp_path)), "--output", str(output)]) == 2
     assert f"{output} is in use by process {os.getpid()}" in capsys.readouterr().err
