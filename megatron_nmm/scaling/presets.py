@@ -164,8 +164,8 @@ def _navil_run(language: str, encoder: str) -> RunConfig:
     )
 
 
-LAPTOP_TOKENS = (200_000, 400_000, 800_000, 1_600_000)
-LAPTOP_WIDTHS = (64, 96, 128, 192, 256)
+LAPTOP_TOKENS = (300_000, 600_000, 1_200_000, 2_400_000)
+LAPTOP_WIDTHS = (32, 64, 96, 128, 192)
 
 
 def laptop() -> Design:
