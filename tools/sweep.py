@@ -112,6 +112,8 @@ def train_here(trunks: Sequence[Trunk], jobs: list[work.Job], options: argparse.
 
 def write(jobs: Sequence[work.Job], options: argparse.Namespace, argv: Sequence[str], console: Console) -> None:
     """The files of the other runners, and how to use them."""
+    for job in jobs:
+        work.make_ready(job)
     collect = ["python", "tools/sweep.py", *argv, "--collect"]
     if options.runner == "slurm":
         file = slurm.write_slurm(jobs, options.output, collect)

@@ -108,6 +108,7 @@ def _start(job: Job, settings: Settings) -> Active:
     log.parent.mkdir(parents=True, exist_ok=True)
     for run in job.runs:
         _wait_for(Path(run.folder))
+    work.make_ready(job)
     with log.open("ab") as stream:
         started = [sys.executable, "-c", WITH_PARENT, str(os.getpid()), *command(job, settings)]
         process = subprocess.Popen(started, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL)

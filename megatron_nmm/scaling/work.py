@@ -38,6 +38,8 @@ class Job:
     """Without a point so far."""
     needs_trunk: bool
     """Whether a checkpoint that one of them begins with is not there."""
+    anew: bool = False
+    """Whether the trunk has gone past such a checkpoint without keeping it, and has to begin again."""
 
     @property
     def runs(self) -> tuple[RunConfig, ...]:
@@ -95,12 +97,16 @@ def jobs(trunks: Sequence[Trunk], output: Path) -> list[Job]:
 
 
 def job(trunk: Trunk, todo: tuple[Branch, ...]) -> Job:
-    """What is left of ``trunk``. A trunk that has gone past a checkpoint without keeping it begins anew."""
+    """What is left of ``trunk``."""
     missing = [branch for branch in todo if not can_begin(trunk, branch)]
     newest = max((int(path.name.removeprefix("step-")) for path in _checkpoints(trunk.run)), default=0)
-    if any(branch.start < newest for branch in missing):
-        shutil.rmtree(Path(trunk.run.folder) / CHECKPOINTS)
-    return Job(trunk, todo, bool(missing))
+    return Job(trunk, todo, bool(missing), any(branch.start < newest for branch in missing))
+
+
+def make_ready(job: Job) -> None:
+    """Call it before the runs of ``job`` start: a trunk that begins again must not find its old checkpoints."""
+    if job.anew:
+        shutil.rmtree(Path(job.trunk.run.folder) / CHECKPOINTS)
 
 
 def can_begin(trunk: Trunk, branch: Branch) -> bool:

@@ -87,7 +87,12 @@ def test_a_trunk_past_a_checkpoint_that_is_gone_begins_anew(trunks: tuple[Trunk,
     trunk = trunks[0]
     saved(trunk.run.folder, 320)
     job = work.job(trunk, trunk.branches)
-    assert job.needs_trunk and not trunk.checkpoint(trunk.branches[-1]).exists()
+    assert job.needs_trunk and job.anew
+    assert trunk.checkpoint(trunk.branches[-1]).exists(), "looking changes nothing"
+    work.make_ready(job)
+    assert not trunk.checkpoint(trunk.branches[-1]).exists()
+    saved(trunk.run.folder, 80)
+    assert work.job(trunk, trunk.branches) == work.Job(trunk, trunk.branches, needs_trunk=True), "it goes on"
 
 
 def test_a_branch_with_a_checkpoint_of_its_own_needs_no_trunk(trunks: tuple[Trunk, ...]) -> None:
