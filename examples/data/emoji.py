@@ -31,6 +31,7 @@ import pyarrow.parquet as pq
 
 PACKAGES = {"images": "emoji-datasource-google@16.0.0", "names": "emojibase-data@17.0.0"}
 LANGUAGES = ("en", "de", "es", "fr", "it", "ja", "ko", "pt", "ru", "zh")
+ENGLISH = "en"
 SPLITS = ("train", "held_out")
 HELD_OUT = 20
 """One emoji in this many is held out."""
@@ -45,8 +46,6 @@ class Emoji:
 
     key: str
     png: bytes
-    name: str
-    """In English."""
     group: str
     captions: dict[str, str]
     """Language -> name and tags."""
@@ -57,11 +56,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, metavar="OUT", help="folder to write to")
     parser.add_argument("--packages", type=Path, metavar="FOLDER", help="where the packages lie, or are fetched to")
+    parser.add_argument(
+        "--languages",
+        nargs="+",
+        choices=LANGUAGES,
+        default=LANGUAGES,
+        metavar="L",
+        help="of the text (default: all ten)",
+    )
+    parser.add_argument("--translate", action="store_true", help="captions and pages in these languages, too")
     arguments = parser.parse_args(argv)
     try:
         with tempfile.TemporaryDirectory() as scratch:
             paths = fetch(arguments.packages or Path(scratch))
-            counts = write(arguments.output, list(read(paths["images"], paths["names"])))
+            emoji = list(read(paths["images"], paths["names"], arguments.languages))
+            counts = write(arguments.output, emoji, arguments.languages if arguments.translate else (ENGLISH,))
     except (OSError, subprocess.CalledProcessError) as error:
         print(f"error: {explain(error)}", file=sys.stderr)
         return 2
@@ -89,36 +98,35 @@ def explain(error: OSError | subprocess.CalledProcessError) -> str:
     return f"{error.filename}: {error.strerror}; make room or give another OUT"
 
 
-def read(images: Path, names: Path) -> Iterator[Emoji]:
-    """Every emoji that has an image and an English name."""
+def read(images: Path, names: Path, languages: Sequence[str] = LANGUAGES) -> Iterator[Emoji]:
+    """Every emoji that has an image and an English name, called by its name in ``languages`` and in English."""
     with tarfile.open(names) as package:
-        tables = {language: _json(package, f"package/{language}/data.json") for language in LANGUAGES}
+        spoken = dict.fromkeys((ENGLISH, *languages))
+        tables = {language: _json(package, f"package/{language}/data.json") for language in spoken}
         groups = [group["message"] for group in _json(package, "package/en/messages.json")["subgroups"]]
     captions: dict[str, dict[str, str]] = defaultdict(dict)
     for language, table in tables.items():
         for row in table:
             captions[_key(row["hexcode"])][language] = ": ".join([row["label"], *_listed(row.get("tags"))])
-    described = {
-        _key(row["hexcode"]): (row["label"], groups[row["subgroup"]]) for row in tables["en"] if "subgroup" in row
-    }
+    grouped = {_key(row["hexcode"]): groups[row["subgroup"]] for row in tables[ENGLISH] if "subgroup" in row}
     with tarfile.open(images) as package:
         for member in package:
             key = _key(Path(member.name).stem)
-            if "/img/google/64/" in member.name and key in described:
+            if "/img/google/64/" in member.name and key in grouped:
                 file = package.extractfile(member)
                 assert file is not None, f"{member.name} is no file"
-                yield Emoji(key, file.read(), *described[key], captions[key])
+                yield Emoji(key, file.read(), grouped[key], captions[key])
 
 
-def write(output: Path, emoji: Sequence[Emoji]) -> dict[str, int]:
-    """Write both splits; name -> records written. The same bytes in every run."""
+def write(output: Path, emoji: Sequence[Emoji], languages: Sequence[str] = (ENGLISH,)) -> dict[str, int]:
+    """Write both splits, captions and pages in ``languages``; name -> records written. The same bytes in every run."""
     counts: dict[str, int] = {}
     for split in SPLITS:
         members = sorted((e for e in emoji if split_of(e.key) == split), key=lambda e: e.key)
         folder = output / split
         (folder / "caption").mkdir(parents=True, exist_ok=True)
-        counts[f"{split}/caption"] = write_tars(folder / "caption", members)
-        counts[f"{split}/interleaved.parquet"] = write_pages(folder / "interleaved.parquet", members)
+        counts[f"{split}/caption"] = write_tars(folder / "caption", members, languages)
+        counts[f"{split}/interleaved.parquet"] = write_pages(folder / "interleaved.parquet", members, languages)
         counts[f"{split}/text.jsonl.gz"] = write_texts(folder / "text.jsonl.gz", members)
     return counts
 
@@ -128,16 +136,18 @@ def split_of(key: str) -> str:
     return SPLITS[hashlib.sha256(key.encode()).digest()[0] % HELD_OUT == 0]
 
 
-def write_tars(folder: Path, emoji: Sequence[Emoji]) -> int:
+def write_tars(folder: Path, emoji: Sequence[Emoji], languages: Sequence[str] = (ENGLISH,)) -> int:
     """Tars of ``TAR_SAMPLES`` with the shard counts, split and fields that Megatron-Energon keeps beside them."""
     shards: dict[str, int] = {}
-    for number, start in enumerate(range(0, len(emoji), TAR_SAMPLES)):
-        members = emoji[start : start + TAR_SAMPLES]
+    captioned = [(one, language) for language in languages for one in emoji if language in one.captions]
+    for number, start in enumerate(range(0, len(captioned), TAR_SAMPLES)):
+        members = captioned[start : start + TAR_SAMPLES]
         name = f"emoji-{number:03d}.tar"
         with tarfile.open(folder / name, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for one in members:
-                for ending, content in (("png", one.png), ("txt", one.captions["en"].encode())):
-                    header = tarfile.TarInfo(f"{one.key}.{ending}")
+            for one, language in members:
+                name_in = one.key if language == ENGLISH else f"{one.key}-{language}"
+                for ending, content in (("png", one.png), ("txt", one.captions[language].encode())):
+                    header = tarfile.TarInfo(f"{name_in}.{ending}")
                     header.size = len(content)
                     tar.addfile(header, io.BytesIO(content))
         shards[name] = len(members)
@@ -151,24 +161,27 @@ def write_tars(folder: Path, emoji: Sequence[Emoji]) -> int:
         "sample_type:\n  __module__: megatron.energon\n  __class__: CaptioningSample\n"
         "field_map:\n  image: png\n  caption: txt\n"
     )
-    return len(emoji)
+    return len(captioned)
 
 
-def write_pages(path: Path, emoji: Sequence[Emoji]) -> int:
-    """Pages of ``PAGE`` emoji of one group: a heading, then image and name in turn."""
-    groups: dict[str, list[Emoji]] = defaultdict(list)
-    for one in emoji:
-        groups[one.group].append(one)
+def write_pages(path: Path, emoji: Sequence[Emoji], languages: Sequence[str] = (ENGLISH,)) -> int:
+    """Pages of ``PAGE`` emoji of one group in one language: a heading, then image and name in turn."""
+    groups: dict[tuple[str, str], list[tuple[Emoji, str]]] = defaultdict(list)
+    for language in languages:
+        for one in emoji:
+            if language in one.captions:
+                groups[language, one.group].append((one, one.captions[language].partition(": ")[0]))
     rows: list[dict[str, Any]] = []
-    for group, members in sorted(groups.items()):
+    for (language, group), members in sorted(groups.items()):
+        place = group if language == ENGLISH else f"{group}-{language}"
         for start in range(0, len(members), PAGE):
             page = members[start : start + PAGE]
             texts: list[str | None] = [f"{group}: "]
             images: list[bytes | None] = [None]
-            for one in page:
-                texts += [None, f"{one.name}. "]
+            for one, name in page:
+                texts += [None, f"{name}. "]
                 images += [one.png, None]
-            rows.append({"id": f"page-{group}-{start // PAGE}", "texts": texts, "images": images})
+            rows.append({"id": f"page-{place}-{start // PAGE}", "texts": texts, "images": images})
     schema = pa.schema([("id", pa.string()), ("texts", pa.list_(pa.string())), ("images", pa.list_(pa.binary()))])
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, row_group_size=64)
     return len(rows)

@@ -18,6 +18,7 @@ All functions run on one rank, under ``lock.hold``.
 
 import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from megatron_nmm.checkpoint import manifest
@@ -80,8 +81,10 @@ def begin(checkpoints: Path, step: int) -> Path:
     return writing
 
 
-def commit(checkpoints: Path, step: int, keep: int) -> list[str]:
+def commit(checkpoints: Path, step: int, keep: int, pinned: Collection[int] = ()) -> list[str]:
     """Publish what lies complete in the folder of ``begin``, point ``latest`` at it, drop what is beyond ``keep``.
+
+    Steps in ``pinned`` stay and do not count.
 
     Returns remarks on old checkpoints that could not be deleted. After an OSError, call ``recover``: what was there
     before is there again.
@@ -97,7 +100,7 @@ def commit(checkpoints: Path, step: int, keep: int) -> list[str]:
     (checkpoints / (WRITING + POINTER)).replace(checkpoints / POINTER)
     sync_folder(checkpoints)
     stale = [aside] if aside.exists() else []
-    return _delete_all(stale + _beyond(checkpoints, step, keep))
+    return _delete_all(stale + _beyond(checkpoints, step, keep, pinned))
 
 
 def recover(checkpoints: Path) -> list[str]:
@@ -117,12 +120,12 @@ def recover(checkpoints: Path) -> list[str]:
     return remarks
 
 
-def _beyond(checkpoints: Path, newest: int, keep: int) -> list[Path]:
-    """Checkpoints older than ``newest``, without the ``keep`` - 1 next to it.
+def _beyond(checkpoints: Path, newest: int, keep: int, pinned: Collection[int]) -> list[Path]:
+    """Checkpoints older than ``newest``, without the ``keep`` - 1 next to it and those ``pinned``.
 
     Later steps than ``newest`` exist only when resume found them damaged and went back; they are evidence, not clutter.
     """
-    older = [path for path in published(checkpoints) if (step_of(path) or 0) < newest]
+    older = [path for path in published(checkpoints) if (step_of(path) or 0) < newest and step_of(path) not in pinned]
     return older[max(1, keep) - 1 :]
 
 

@@ -55,6 +55,16 @@ def resume(
     return _load(*_newest_intact(candidates, world, say), model, optimizer, world)
 
 
+def continue_from(
+    checkpoint: Path, model: Any, optimizer: Optimizer, world: World, say: Callable[[str], None] = print
+) -> Progress:
+    """Fill ``model`` and ``optimizer`` from one checkpoint of another run, in any layout; collective, reads only.
+
+    Raises as ``resume`` does.
+    """
+    return _load(*find_intact(checkpoint, world, say), model, optimizer, world)
+
+
 def load_weights(place: Path, model: Any, world: World, say: Callable[[str], None] = print) -> Progress:
     """Fill ``model`` alone, in any layout, from a checkpoint folder or from the newest intact one of a run folder.
 

@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -45,8 +45,9 @@ def save(
     world: World,
     keep: int,
     say: Callable[[str], None] = print,
+    pinned: Collection[int] = (),
 ) -> SaveReport:
-    """Write ``<folder>/checkpoints/step-<step>`` and delete all but the ``keep`` newest; collective.
+    """Write ``<folder>/checkpoints/step-<step>``, delete all but ``pinned`` steps and the ``keep`` newest; collective.
 
     ``folder`` is the run's folder, on storage that all ranks share; ``model`` is inside megatron-core's
     DistributedDataParallel. Remarks (an old checkpoint that cannot be deleted) go to ``say`` on rank 0.
@@ -57,7 +58,7 @@ def save(
     checkpoints = folder / publish.CHECKPOINTS
     shards = Shards(sharded(model, optimizer, world, is_loading=False), world)
     try:
-        files, remarks = _save(checkpoints, shards, reached, world, keep)
+        files, remarks = _save(checkpoints, shards, reached, world, keep, pinned)
     except RankFailure as failure:
         needed = sum(everywhere(world, "adding up sizes", lambda: shards.bytes))
         told = on_main(world, "looking at what is left", partial(_consequence, checkpoints, failure.errno, needed))
@@ -70,7 +71,7 @@ def save(
 
 
 def _save(
-    checkpoints: Path, shards: Shards, reached: Progress, world: World, keep: int
+    checkpoints: Path, shards: Shards, reached: Progress, world: World, keep: int, pinned: Collection[int]
 ) -> tuple[dict[str, Entry], list[str]]:
     """The files now published and remarks. Collective; after a RankFailure the folder is as it was before."""
     with ExitStack() as locked:
@@ -78,7 +79,7 @@ def _save(
         try:
             writing = on_main(world, "opening a folder", lambda: publish.begin(checkpoints, reached.step))
             files = _write(writing, shards, reached, world)
-            return files, on_main(world, "publishing", lambda: publish.commit(checkpoints, reached.step, keep))
+            return files, on_main(world, "publishing", lambda: publish.commit(checkpoints, reached.step, keep, pinned))
         except RankFailure as failure:
             refusal = on_main(world, "trying the disk", lambda: _refusal(checkpoints))
             on_main(world, "removing what was written", lambda: publish.recover(checkpoints))

@@ -107,6 +107,7 @@ BOUNDS: dict[str, Range] = {
     "schedule.floor": SHARE,
     "save.every": ANY_COUNT,
     "save.keep": SIZE,
+    "save.at.*": SIZE,
     "evaluate.every": ANY_COUNT,
     "evaluate.sources.*.weight": POSITIVE,
     "evaluate.sources.*.max_epochs": POSITIVE,

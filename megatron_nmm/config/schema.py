@@ -250,6 +250,8 @@ class SaveConfig:
     """Steps between checkpoints; 0 = only at the end (and on a stop request)."""
     keep: int = 2
     """Newest checkpoints kept."""
+    at: tuple[int, ...] = ()
+    """Steps saved as well, whose checkpoints stay whatever ``keep`` says: where other runs branch off."""
 
 
 @dataclass(frozen=True)
@@ -258,6 +260,9 @@ class InitConfig:
 
     checkpoint: str = ""
     """Folder of a run, or one of its checkpoints: all weights, with a new optimizer (the next training stage)."""
+    continue_from: str = ""
+    """A checkpoint of another run (its checkpoints/step-... folder): everything, with optimizer and place in the data.
+    This run is that one up to there and goes its own way from the next step on, with another ``schedule`` or length."""
     language_model: str = ""
     """Hugging Face folder of a Qwen3, Llama or InternLM2 model: decoder and embeddings; visual experts get copies."""
     vision_model: str = ""

@@ -60,13 +60,13 @@ def _lines(path: Path) -> Iterator[tuple[int, Record]]:
             end += len(line)
             if not line.endswith(b"\n"):
                 return
-            record = _parse(line)
+            record = parse(line)
             if record is None:
                 return
             yield end, record
 
 
-def _parse(line: bytes) -> Record | None:
+def parse(line: bytes) -> Record | None:
     """The record of a line; None when the line is not one of ours."""
     try:
         record = json.loads(line)

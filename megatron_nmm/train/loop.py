@@ -17,6 +17,7 @@ from megatron_nmm.models.part_sizes import part_sizes
 from megatron_nmm.parallel.schedule import forward_backward
 from megatron_nmm.parallel.world import World
 from megatron_nmm.train.announce import announcement, data_line, training_line
+from megatron_nmm.train.branch import branch_off
 from megatron_nmm.train.cadence import due
 from megatron_nmm.train.evaluate import evaluate
 from megatron_nmm.train.journal import Journal
@@ -58,7 +59,7 @@ def train(run: RunConfig, world: World) -> bool:
                 losses = forward_backward(model, batches, world, sources=len(data.source_names))
             update = optimizer.step(step)
             stopping = stop.requested()
-            saving = stopping or due(run.save.every, step, run.steps)
+            saving = stopping or due(run.save.every, step, run.steps) or step in run.save.at
             journal.step(step, losses, update, batches, data, saving=saving)
             journal.telemetry(step, telemetry.read(update))
             if held_out is not None and due(run.evaluate.every, step, run.steps):
@@ -76,8 +77,13 @@ def train(run: RunConfig, world: World) -> bool:
 def continue_run(
     run: RunConfig, model: torch.nn.Module, optimizer: Optimizer, data: Stream, journal: Journal, world: World
 ) -> int:
-    """Take up the newest intact checkpoint, if there is one; the step it was saved after, else 0. Collective."""
+    """Take up the newest intact checkpoint, or the one to branch off from; the step it was saved after, else 0.
+
+    Collective.
+    """
     reached = resume(Path(run.folder), model, optimizer, world, journal.say)
+    if reached is None and run.init.continue_from:
+        reached = branch_off(run, model, optimizer, world, journal.say)
     step, consumed = (0, 0) if reached is None else (reached.step, reached.consumed)
     if reached is not None:
         journal.say(f"continuing after step {step}, {consumed:,} packs consumed")
@@ -98,4 +104,4 @@ def save_run(
 ) -> SaveReport:
     """Save everything a run needs to continue after ``step``. Collective."""
     reached = Progress(step, data.consumed, to_dict(run))
-    return save(Path(run.folder), step, model, optimizer, reached, world, run.save.keep, journal.say)
+    return save(Path(run.folder), step, model, optimizer, reached, world, run.save.keep, journal.say, run.save.at)

@@ -27,6 +27,12 @@ class Reading:
     """Peak of the fullest rank since it started."""
     data_wait_s: float
     """Seconds of the interval in which the slowest rank waited for data."""
+    tokens: int
+    """Decoder positions of the interval that samples fill: text and images, no padding; over the whole job."""
+    image_tokens: int
+    """Positions among them that images fill."""
+    flops: int
+    """Model FLOPs of the interval. These three count all work, that before ``restart`` too."""
     samples: int
     """Samples planned for the rows of the interval, over the whole job."""
     replaced: int
@@ -39,10 +45,11 @@ class Meter:
     def __init__(self, run: RunConfig, world: World) -> None:
         self._model, self._rates, self._world = run.model, run.optim.rates, world
         self._samples = [0, 0]
+        self._all = torch.zeros(len(fields(Work)), dtype=torch.float64)
         self.restart()
 
     def restart(self) -> None:
-        """Start timing an interval now; work done before counts for nothing, samples read before still count."""
+        """Start timing an interval now; work done before counts in no rate, but still among what was read."""
         self._work = torch.zeros(len(fields(Work)), dtype=torch.float64)
         self._waited = 0.0
         self._start = time.perf_counter()
@@ -50,7 +57,9 @@ class Meter:
     def add(self, batches: Sequence[Batch], wait_s: float, samples: int, replaced: int) -> None:
         """Count one step of this rank: its microbatches, seconds waited for them, samples planned and replaced."""
         for batch in batches:
-            self._work += torch.tensor(astuple(work(batch, self._model)), dtype=torch.float64)
+            done = torch.tensor(astuple(work(batch, self._model)), dtype=torch.float64)
+            self._work += done
+            self._all += done
         self._waited += wait_s
         self._samples = [self._samples[0] + samples, self._samples[1] + replaced]
 
@@ -59,20 +68,26 @@ class Meter:
         self._world.device.synchronize()
         seconds = time.perf_counter() - self._start
         here = self._world.device.torch_device
-        summed = torch.cat([self._work, torch.tensor(self._samples, dtype=torch.float64)]).to(here)
+        summed = torch.cat([self._work, self._all, torch.tensor(self._samples, dtype=torch.float64)]).to(here)
         largest = torch.tensor([self._world.device.peak_memory(), self._waited], dtype=torch.float64, device=here)
         with self._world.waiting("the other ranks' meters"):
             dist.all_reduce(summed, group=self._world.groups.dp)
             dist.all_reduce(largest, op=dist.ReduceOp.MAX)
         *counts, samples, replaced = (int(value) for value in summed.tolist())
         memory, waited = largest.tolist()
-        done = Work(*counts)
+        timed, done = Work(*counts[: len(counts) // 2]), Work(*counts[len(counts) // 2 :])
         self.restart()
         self._samples = [0, 0]
-        image_tokens = done.patches // self._model.vision.shuffle**2
-        flops = step_flops(self._model, done, self._rates).total
-        rates = done.tokens / seconds, image_tokens / seconds, flops / seconds
-        return Reading(seconds, *rates, int(memory), waited, samples, replaced)
+        self._all.zero_()
+        rates = timed.tokens / seconds, self._image_tokens(timed) / seconds, self._flops(timed) / seconds
+        totals = done.filled_tokens, self._image_tokens(done), self._flops(done)
+        return Reading(seconds, *rates, int(memory), waited, *totals, samples, replaced)
+
+    def _image_tokens(self, done: Work) -> int:
+        return done.patches // self._model.vision.shuffle**2
+
+    def _flops(self, done: Work) -> int:
+        return step_flops(self._model, done, self._rates).total
 
 
 def work(batch: Batch, model: ModelConfig) -> Work:

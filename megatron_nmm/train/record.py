@@ -47,6 +47,9 @@ def step_record(
         "data_wait_s": reading.data_wait_s,
         "data_wait_share": reading.data_wait_s / reading.seconds,
         "seconds": reading.seconds,
+        "read_tokens": reading.tokens,
+        "read_image_tokens": reading.image_tokens,
+        "flops": reading.flops,
         **intake,
         "elapsed_s": elapsed_s,
     }

@@ -63,18 +63,22 @@ def _claim(folder: Path, run: RunConfig, held: ExitStack) -> None:
 
 def require_same(before: RunConfig, run: RunConfig) -> None:
     """Raise ConfigError unless ``run`` continues ``before``, naming every value that differs and may not."""
-    old, new = _flat(to_dict(before)), _flat(to_dict(run))
-    changed = [
-        f"{key} was {old.get(key)!r}, now {new.get(key)!r}"
-        for key in sorted({*old, *new})
-        if old.get(key) != new.get(key) and not key.startswith(FREE)
-    ]
-    if changed:
+    if changed := differences(to_dict(before), to_dict(run), FREE):
         raise ConfigError(
             f"{run.folder} holds another run: {'; '.join(changed)}. Give this run a folder of its own "
             f"(--set folder=..., and --set init.checkpoint={run.folder} to begin with the old one's weights), continue "
             f"the old one (--config {Path(run.folder) / CONFIG}), or remove the folder"
         )
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], free: tuple[str, ...]) -> list[str]:
+    """Every value that differs between two configurations as JSON trees, but for the keys that begin as ``free`` do."""
+    old, new = _flat(before), _flat(now)
+    return [
+        f"{key} was {old.get(key)!r}, now {new.get(key)!r}"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key) and not key.startswith(free)
+    ]
 
 
 def _flat(tree: Mapping[str, Any] | list[Any], prefix: str = "") -> dict[str, Any]:

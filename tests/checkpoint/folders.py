@@ -7,7 +7,9 @@ from megatron_nmm.checkpoint.manifest import Manifest
 from megatron_nmm.files import lock
 
 
-def save_bytes(checkpoints: Path, step: int, content: dict[str, bytes], keep: int = 2) -> Path:
+def save_bytes(
+    checkpoints: Path, step: int, content: dict[str, bytes], keep: int = 2, pinned: tuple[int, ...] = ()
+) -> Path:
     """What save.py does on one rank, with ``content`` (file name: bytes) in place of a model."""
     with lock.hold(checkpoints):
         writing = publish.begin(checkpoints, step)
@@ -15,7 +17,7 @@ def save_bytes(checkpoints: Path, step: int, content: dict[str, bytes], keep: in
             (writing / name).write_bytes(value)
         files = {name: manifest.seal(writing / name) for name in content}
         manifest.write(writing, Manifest(step, files))
-        publish.commit(checkpoints, step, keep)
+        publish.commit(checkpoints, step, keep, pinned)
     return checkpoints / publish.name_of(step)
 
 

@@ -27,6 +27,12 @@ def test_the_newest_are_kept_and_older_ones_go(tmp_path: Path) -> None:
     assert names(tmp_path) == ["latest", "step-00000015", "step-00000020"]
 
 
+def test_pinned_steps_stay_and_do_not_count(tmp_path: Path) -> None:
+    for step in (5, 10, 15, 20, 25):
+        save_bytes(tmp_path, step, {"a": b"x"}, keep=2, pinned=(10, 25))
+    assert names(tmp_path) == ["latest", "step-00000010", "step-00000020", "step-00000025"]
+
+
 def test_keep_below_one_still_keeps_the_new_checkpoint(tmp_path: Path) -> None:
     save_bytes(tmp_path, 1, {"a": b"x"}, keep=0)
     save_bytes(tmp_path, 2, {"a": b"y"}, keep=0)

@@ -12,6 +12,7 @@ from megatron_nmm.config import (
     ModelConfig,
     ParallelConfig,
     RunConfig,
+    SaveConfig,
     SourceConfig,
     SparseConfig,
     VisionConfig,
@@ -30,6 +31,7 @@ RUN = replace(
     parallel=ParallelConfig(stage_layers=(24,)),
     data=DataConfig(train=SOURCES),
     evaluate=EvaluateConfig(sources=SOURCES[:1]),
+    save=SaveConfig(at=(500,)),
 )
 
 

@@ -270,3 +270,26 @@ def test_a_checkpoint_must_be_a_folder_unless_the_run_goes_on_by_itself(tmp_path
 
 def test_no_source_no_fault() -> None:
     assert _faults(RunConfig()) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "steps", "told"),
+    [
+        ("trunk", 10, "is no checkpoint's folder; name one of a run's checkpoints/step-... folders"),
+        ("trunk/checkpoints/step-00000008", 10, "is no checkpoint's folder; name one"),
+        ("trunk/checkpoints/step-00000006", 6, "whose steps is 6; use an earlier checkpoint, or steps above 6"),
+        ("trunk/checkpoints/step-00000006", 7, ""),
+    ],
+)
+def test_a_branch_names_a_checkpoint_before_its_end(place: str, steps: int, told: str, tmp_path: Path) -> None:
+    (tmp_path / "trunk/checkpoints/step-00000006").mkdir(parents=True)
+    run = replace(_run(tmp_path, continue_from=str(tmp_path / place)), steps=steps)
+    assert [told in str(fault) for fault in _faults(run)] == ([True] if told else [])
+
+
+def test_a_branch_has_no_other_first_weights(tmp_path: Path) -> None:
+    place = tmp_path / "trunk/checkpoints/step-00000006"
+    place.mkdir(parents=True)
+    (fault,) = _faults(_run(tmp_path, continue_from=str(place), checkpoint=str(tmp_path / "trunk")))
+    assert fault.key == "init.checkpoint"
+    assert fault.remedy == "keep one of them: --set init.continue_from= or --set init.checkpoint="

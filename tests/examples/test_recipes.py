@@ -14,9 +14,9 @@ from megatron_nmm.config.check import check
 from megatron_nmm.config.recipe_file import run_of
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-RECIPES = ("digits", "emoji", "early_fusion", "late_fusion", "navil")
-COUNTS = {"early_fusion": 7, "late_fusion": 6, "navil": 9}
-"""Presets of each recipe: P1's Table 6; NaViL's three stages on digits and for two models."""
+RECIPES = ("digits", "emoji", "early_fusion", "late_fusion", "navil", "scaling")
+COUNTS = {"early_fusion": 7, "late_fusion": 6, "navil": 9, "scaling": 15}
+"""Presets of each recipe: P1's Table 6; NaViL's three stages on digits and for two models; three families."""
 
 
 def load(name: str) -> ModuleType:
@@ -53,7 +53,7 @@ def test_presets_have_no_fault(name: str) -> None:
     assert len(presets) == COUNTS[name]
     for preset, recipe in presets.items():
         run = recipe()
-        for copies in (1,) if preset.startswith("digits") else (1, 32):
+        for copies in (1,) if preset.startswith("digits") or name == "scaling" else (1, 32):
             assert check(run, copies * processes(run)) == (), preset
 
 

@@ -100,6 +100,9 @@ def test_rates_are_those_of_all_ranks(run: RunConfig, pool: WorkerPool) -> None:
             assert reading.data_wait_s == 1.5
             assert (reading.samples, reading.replaced) == (7, 1 if parallel.tensor == 1 else 0)
             assert reading.memory_bytes > 1 << 20
+            filled = sum(int(batch.filled.sum()) for batch in batches)
+            assert (reading.tokens, reading.image_tokens) == (2 * filled, 2 * image_tokens)
+            assert reading.flops == 2 * batch_flops(run.model, batches, run.optim.rates)
         assert readings[0].tokens_per_second * readings[0].seconds == pytest.approx(tokens)
 
 
@@ -110,5 +113,7 @@ def _read(place: Place, run: RunConfig) -> Reading:
         mine = synthetic.batches(run, 4, seed=1)[world.data_rank :: world.data_size]
         # Data rank 0 plans 3 samples of two ranks', data rank 1 plans 4 and replaces one; alone, 0 plans all seven.
         samples = (3, 4)[world.data_rank] if world.data_size == 2 else 7
+        meter.add(mine, 0.0, 0, 0)
+        meter.restart()  # what was done so far counts in no rate
         meter.add(mine, 0.5 + place.rank, samples, world.data_rank)
         return meter.read()

@@ -26,7 +26,7 @@ from megatron_nmm.train.record import (
 from megatron_nmm.train.routing import RoutingReading
 from tests.train.readings import HEALTHY, with_part, without
 
-READING = Reading(2.0, 100.0, 50.0, 1e9, 1 << 30, 0.5, 30, 1)
+READING = Reading(2.0, 100.0, 50.0, 1e9, 1 << 30, 0.5, 180, 100, 2_000_000_000, 30, 1)
 INTAKE = intake(56, {"a": 0.5}, Quarantine(10, 0.1, read=90, replaced=2))
 
 
@@ -80,6 +80,7 @@ def test_a_step_records_everything_a_reader_needs() -> None:
         "event", "step", "loss", "tokens", "contexts", "kinds", "sources", "learning_rate", "grad_norm", "finite",
         "seconds", "tokens_per_second", "image_tokens_per_second", "flops_per_second", "memory_bytes", "data_wait_s",
         "data_wait_share", "consumed_packs", "epochs", "samples", "replaced_samples", "quarantined", "elapsed_s",
+        "read_tokens", "read_image_tokens", "flops",
     }  # fmt: skip
     assert set(record) == wanted
     assert record["data_wait_share"] == 0.25

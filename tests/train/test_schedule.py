@@ -5,7 +5,8 @@ import math
 import pytest
 
 from megatron_nmm.config import OptimConfig, ScheduleConfig
-from megatron_nmm.train.schedule import rate, shape, warmup_steps
+from megatron_nmm.config.warmup import warmup_steps
+from megatron_nmm.train.schedule import rate, shape
 
 
 @pytest.mark.parametrize(
