@@ -81,3 +81,7 @@ class Fitted:
     """Runs whose residual stands far out."""
     runs: tuple[str, ...] = ()
     """The runs it was fitted to."""
+    samples: tuple[Law, ...] = ()
+    """The laws of bootstrap resamples: intervals of whatever follows from the coefficients jointly come from these."""
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Least and largest "parameters", "tokens" and "flops" of the runs; beyond them a law extrapolates."""
