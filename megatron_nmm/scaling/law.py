@@ -85,3 +85,5 @@ class Fitted:
     """The laws of bootstrap resamples: intervals of whatever follows from the coefficients jointly come from these."""
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Least and largest "parameters", "tokens" and "flops" of the runs; beyond them a law extrapolates."""
+    total: tuple[float, float] = (1.0, 0.0)
+    """All parameters = slope N + intercept over the study's models: more than N with experts."""
