@@ -20,7 +20,7 @@ NEAR = 4.0
 QUANTITIES = {"flops": "FLOPs", "parameters": "N", "tokens": "D"}
 APPROXIMATIONS = (
     "P1 prints no A and B of its dense models: here they put the best runs on its frontier with "
-    f"{published.ASSUMED_TOKENS_PER_PARAMETER:g} tokens per parameter at {ANCHOR:g} FLOPs, an assumption.",
+    f"{published.ASSUMED_TOKENS_PER_PARAMETER:g} tokens per parameter at {power(ANCHOR)} FLOPs, an assumption.",
     "Intervals of N and D: laws that scatter as P1's Table 11 says of early fusion (assumed of late fusion, too), with "
     f"{RATIOS[0]:g} to {RATIOS[1]:g} tokens per parameter; of losses: the mean error of P1's fits, "
     f"{published.TABLE_10['held in'][2]:.2f} % (Table 10). Of its sparse models P1 publishes no scatter.",
@@ -187,14 +187,17 @@ def encoder(option: Option) -> str:
 
 def warnings(options: Sequence[Option]) -> Iterator[str]:
     """Extrapolations, and what the fits warn of themselves."""
+    yield from far_beyond(options)
     for option in options:
-        for name, factor in extrapolations(option):
-            low, high = option.fitted.ranges[name]
-            yield (
-                f"{family(option.family)}: {QUANTITIES[name]} is {factor:,.3g} times beyond the runs of the fit "
-                f"({power(low)} to {power(high)}); a law is known there by hope alone"
-            )
         yield from (f"{family(option.family)}: {text}" for text in option.fitted.warnings)
+
+
+def far_beyond(options: Sequence[Option]) -> Iterator[str]:
+    """By how many times each plan leaves the range of its fit's runs."""
+    for option in options:
+        if found := extrapolations(option):
+            times = " and ".join(f"{QUANTITIES[name]} {factor:,.3g} times" for name, factor in found)
+            yield f"{family(option.family)}: {times} beyond the runs of the fit; a law is known there by hope alone"
 
 
 def approximations(options: Sequence[Option]) -> tuple[str, ...]:

@@ -87,3 +87,8 @@ class Fitted:
     """Least and largest "parameters", "tokens" and "flops" of the runs; beyond them a law extrapolates."""
     total: tuple[float, float] = (1.0, 0.0)
     """All parameters = slope N + intercept over the study's models: more than N with experts."""
+
+    @property
+    def outlying(self) -> tuple[str, ...]:
+        """Names of the outliers, without what is said of them."""
+        return tuple(text.rsplit(" (z ", 1)[0] for text in self.outliers)

@@ -16,6 +16,8 @@ FAMILY_WORDS = {
 }
 
 MINUS = "\N{MINUS SIGN}"
+NOTHING = "\N{EN DASH}"
+"""Where there is no value."""
 
 
 def amount(value: float) -> str:

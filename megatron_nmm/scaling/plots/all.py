@@ -28,24 +28,26 @@ PICTURES = (
         frontier.NAME,
         frontier.TITLE,
         frontier.draw,
-        "Held-out loss of every run against its training FLOPs, a line per size of model, a panel per family. Rings mark "
-        "the runs of the lower convex hull; the straight line is the power law through them, the dotted one P1's.",
+        "Held-out loss of every run against its training FLOPs, a line per size of model, a panel per family. Rings "
+        "mark the runs of the lower convex hull; the straight line is the power law through the hull, the dotted one "
+        "P1's.",
         "no run belongs to a fit",
     ),
     Picture(
         isoflop.NAME,
         isoflop.TITLE,
         isoflop.draw,
-        "Loss against N at five budgets, a panel per family. Points are read off between two runs of a size, curves are "
-        "the law; stars mark its lowest loss, and the dashed line the path of the best sizes.",
+        "Loss against N at five budgets, a panel per family. Points are read off between two runs of a size, curves "
+        "are the law; stars mark its lowest loss, and the dashed line the path of the best sizes.",
         "no budget was reached by three sizes of one family",
     ),
     Picture(
         residuals.NAME,
         residuals.TITLE,
         residuals.draw,
-        "On the left, predicted against measured losses: a good law lies on the diagonal. On the right, how far each run "
-        "misses, in percent, by size: errors that bend with size say that the law's form is wrong. Rings mark outliers.",
+        "On the left, predicted against measured losses: a good law lies on the diagonal. On the right, how far each "
+        "run misses, in percent, by size: errors that bend with size say that the law's form is wrong. Rings mark "
+        "outliers.",
         "no run belongs to a fit",
     ),
     Picture(

@@ -12,7 +12,7 @@ NAME = "residuals"
 TITLE = "Predicted and measured"
 MOST_NAMES = 3
 """Outliers whose names are written."""
-ASIDE = 1.06
+ASIDE = 1.12
 """Families of equal sizes stand side by side, this factor apart."""
 
 
@@ -75,7 +75,7 @@ def _name_outliers(axes: Any, shown: list[tuple[Fitted, tuple[Point, ...]]]) -> 
         (point.run, point.active * _aside(place, len(shown)), error(fitted, point))
         for place, (fitted, points) in enumerate(shown)
         for point in points
-        if point.run in fitted.outliers
+        if point.run in fitted.outlying
     ]
     far.sort(key=lambda row: -abs(row[2]))
     for number, (name, n, percent) in enumerate(far):

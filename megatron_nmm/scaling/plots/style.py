@@ -31,6 +31,7 @@ DPI = 150
 SETTINGS = {
     "font.size": 10.0,
     "font.family": "DejaVu Sans",
+    "axes.facecolor": "none",
     "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
