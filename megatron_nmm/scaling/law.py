@@ -67,11 +67,11 @@ class Fitted:
     quality: Quality
     """On the points it was fitted to."""
     held_out: Quality | None = None
-    """On points kept back, the largest models."""
+    """How well the largest models are foretold by the same fit without them."""
     intervals: Mapping[str, Interval] = field(default_factory=dict)
-    """By coefficient, and by exponent "a", "b", "d"."""
+    """By coefficient, and by exponent "a", "b", "d" in closed form."""
     exponents: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """By way ("regression", "closed form"): N ~ C^a, D ~ C^b, D ~ N^d, and of the frontier L = k C^c."""
+    """By way ("regression", "closed form"): N ~ C^a, D ~ C^b, D ~ N^d; under "frontier", k and c of L = k C^c."""
     vision_share: float = 0.0
     """Dv / D of the study."""
     encoder: tuple[float, float] = (0.0, 0.0)
