@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NMMError as error:
         return refuse(error)
     fits = f"{len(study.fits)} fits" if study.fits else "no fit (tools/fit.py makes one)"
-    console.print(f"{len(study.points)} runs, {fits}, {len(study.faults)} lines left out", highlight=False)
+    console.print(f"{len(study.points)} runs, {fits}, lines left out: {len(study.faults)}", highlight=False)
     for picture in PICTURES:
         if not (path.parent / f"{picture.name}.png").exists():
             console.print(f"{picture.title}: not drawn, for {picture.lacks}", highlight=False)

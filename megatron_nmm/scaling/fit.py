@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from megatron_nmm.errors import ConfigError
-from megatron_nmm.scaling.bootstrap import FEWEST_VALUES, bootstrap
+from megatron_nmm.scaling.bootstrap import FEWEST_VALUES, Bootstrap, bootstrap
 from megatron_nmm.scaling.exponents import Encoder, Exponents, closed_form, difference, encoder_of, sweep
 from megatron_nmm.scaling.frontier import PowerLaw, frontier
-from megatron_nmm.scaling.law import Fitted, Quality
+from megatron_nmm.scaling.law import PARAMETERS, Fitted, Law, Quality
 from megatron_nmm.scaling.minimise import Minimum, minimise
 from megatron_nmm.scaling.objective import Runs, runs_of
 from megatron_nmm.scaling.point import AVERAGE, Point
@@ -19,6 +20,9 @@ FEWEST_RUNS = 8
 """Five coefficients, and three runs to tell whether they fit."""
 RESAMPLES = 100
 """P1 appendix C."""
+
+RANGES = {"parameters": "active", "tokens": "tokens", "flops": "flops"}
+"""Fitted.ranges -> field of a point."""
 
 Progress = Callable[[str, int, int], None]
 """Told (stage, done, of how many)."""
@@ -87,7 +91,6 @@ def fit(
     cost = [point.flops for point in points]
     swept = sweep(law, (min(cost), max(cost)), encoder)
     hull = frontier(points, kind, above)
-    z = robust_z(law, points, kind)
     first = points[0]
     fitted = Fitted(
         law=law,
@@ -102,10 +105,9 @@ def fit(
         vision_share=_share(points),
         encoder=(encoder.slope, encoder.intercept),
         warnings=tuple(warnings(law, runs, minimum, intervals, points)),
-        outliers=tuple(
-            f"{point.run} (z {one:+.1f})" for point, one in zip(points, z, strict=True) if abs(one) > OUTLYING
-        ),
+        outliers=_outliers(law, points, kind),
         runs=tuple(point.run for point in points),
+        **_for_plans(points, told),
     )
     return Report(fitted, hull, difference(formula, swept, encoder), swept)
 
@@ -135,6 +137,23 @@ def _held_out(points: Sequence[Point], kind: str, keep_back: int) -> Quality | N
 
 def _share(points: Sequence[Point]) -> float:
     return float(sum(point.vision_tokens for point in points) / sum(point.tokens for point in points))
+
+
+def _outliers(law: Law, points: Sequence[Point], kind: str) -> tuple[str, ...]:
+    """Runs whose residual stands far out, with how far."""
+    rows = zip(points, robust_z(law, points, kind), strict=True)
+    return tuple(f"{point.run} (z {z:+.1f})" for point, z in rows if abs(z) > OUTLYING)
+
+
+def _for_plans(points: Sequence[Point], told: Bootstrap) -> dict[str, Any]:
+    """The fields of ``Fitted`` that a plan needs: laws of the resamples, ranges, all parameters as a line in N."""
+    columns = {name: [float(getattr(point, field)) for point in points] for name, field in RANGES.items()}
+    line = np.polyfit(columns["parameters"], [point.total for point in points], 1)
+    return {
+        "samples": tuple(map(Law, *(told.values[name].tolist() for name in PARAMETERS))),
+        "ranges": {name: (min(values), max(values)) for name, values in columns.items()},
+        "total": (float(line[0]), float(line[1])),
+    }
 
 
 def _encoder(points: Sequence[Point]) -> Encoder:

@@ -6,7 +6,7 @@ from megatron_nmm.scaling import published
 from megatron_nmm.scaling.budget import Option
 from megatron_nmm.scaling.budget_report import papers_answer
 from megatron_nmm.scaling.estimate import Estimate
-from megatron_nmm.scaling.html import Piece, join, piece, table, tag
+from megatron_nmm.scaling.html import Piece, join, table, tag
 from megatron_nmm.scaling.law import PARAMETERS, Fitted, Quality
 from megatron_nmm.scaling.nearest import nearest
 from megatron_nmm.scaling.plots.exponents import papers
@@ -94,24 +94,27 @@ def plans(options: Sequence[Option], caption: str) -> Piece:
         rows.append(
             (
                 family(option.family),
-                _interval(option.parameters, amount),
-                amount(option.total),
+                _interval(option.parameters, amount, _in_all(option)),
                 _interval(option.tokens, amount),
                 _interval(option.ranked, loss),
                 *papers_answer(option),
                 join((tag("code", preset.name), far if preset.distance > 1.5 else None)),
             )
         )
-    header = ("family", "N", "all parameters", "D", "loss", "P1's N, D", "P1's loss", "nearest preset")
-    return table(caption, header, rows, words=(5, 7))
+    header = ("family", "N", "D", "loss", "P1's N, D", "P1's loss", "nearest preset")
+    return table(caption, header, rows, words=(4, 6))
 
 
-def _interval(estimate: Estimate, word: Callable[[float], str]) -> Piece:
-    """The value, and its interval below."""
-    if estimate.low is None or estimate.high is None:
-        return piece(word(estimate.value))
-    between = tag("small", f"{word(estimate.low)} to {word(estimate.high)}")
-    return join((word(estimate.value), Piece("<br>"), between))
+def _in_all(option: Option) -> str:
+    """All parameters where a token does not meet every one of them."""
+    return f"{amount(option.total)} in all" if option.total > 1.001 * option.parameters.value else ""
+
+
+def _interval(estimate: Estimate, word: Callable[[float], str], more: str = "") -> Piece:
+    """The value, and below it its interval and ``more``."""
+    between = "" if not estimate.known else f"{word(estimate.low or 0.0)} to {word(estimate.high or 0.0)}"
+    below = (tag("small", text) for text in (between, more) if text)
+    return join((word(estimate.value), *below), "<br>")
 
 
 def runs(study: Study) -> Piece:
