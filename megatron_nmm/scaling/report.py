@@ -37,7 +37,7 @@ class Section:
 def page(study: Study, drawings: Mapping[str, str], flops: float | None = None) -> str:
     """The whole report. ``drawings``: SVG by name of picture (plots/all.py); ``flops``: the budget to plan for."""
     sections = [section for section in _sections(study, drawings, flops) if section.parts]
-    title = f"Scaling study {study.name}"
+    title = f"Scaling study: {study.name}"
     body = join(
         [
             tag("header", tag("h1", title), tag("p", _lead(study), class_="lead")),

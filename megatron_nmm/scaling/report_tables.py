@@ -12,7 +12,7 @@ from megatron_nmm.scaling.nearest import nearest
 from megatron_nmm.scaling.plots.exponents import papers
 from megatron_nmm.scaling.plots.residuals import error
 from megatron_nmm.scaling.study import Study
-from megatron_nmm.scaling.words import MINUS, NOTHING, amount, family, loss, power
+from megatron_nmm.scaling.words import MINUS, NOTHING, amount, family, loss, power, times
 
 WORDS = {
     "E": "E, the floor",
@@ -90,7 +90,7 @@ def plans(options: Sequence[Option], caption: str) -> Piece:
     for option in options:
         preset = nearest(option.fitted, option.parameters.value, option.flops.value)
         word = "large" if preset.parameters > option.parameters.value else "small"
-        far = join((Piece("<br>"), tag("small", f"{preset.distance:.3g} times as {word}")))
+        far = join((Piece("<br>"), tag("small", f"{times(preset.distance)} times as {word}")))
         rows.append(
             (
                 family(option.family),

@@ -33,6 +33,11 @@ def _three(value: float) -> str:
     return f"{value:.0f}" if 100 <= value < 1e4 else f"{value:.3g}"
 
 
+def times(factor: float) -> str:
+    """``5.54`` or ``1,000``."""
+    return f"{factor:,.0f}" if factor >= 100 else f"{factor:.3g}"
+
+
 def power(value: float) -> str:
     """FLOPs: ``1e22``, ``2.3e14``."""
     mantissa, exponent = f"{value:.1e}".split("e")

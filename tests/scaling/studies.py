@@ -76,7 +76,7 @@ def fitted(one: Fitted, found: tuple[Point, ...], seed: int = 0) -> Fitted:
         },
         samples=tuple(laws),
         warnings=("alpha is known to 20 % only: six sizes",),
-        outliers=(found[9].run,),
+        outliers=(f"{found[9].run} (z +4.2)",),
         runs=tuple(point.run for point in found),
     )
 

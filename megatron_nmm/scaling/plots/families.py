@@ -7,7 +7,7 @@ import numpy as np
 from megatron_nmm.scaling.law import Fitted
 from megatron_nmm.scaling.optimum import Cost, losses, of_flops
 from megatron_nmm.scaling.plots import style
-from megatron_nmm.scaling.plots.frontier import lower_hull
+from megatron_nmm.scaling.plots.frontier import hull_of
 from megatron_nmm.scaling.study import Study, by_size, loss_at
 from megatron_nmm.scaling.words import amount, family
 
@@ -54,7 +54,7 @@ def _at_flops(axes: Any, study: Study, fitted: Fitted) -> None:
     if fitted.samples:
         band = [np.percentile(of_flops(fitted.samples, cost, c).losses, (2.5, 97.5)) for c in flops]
         axes.fill_between(flops, *zip(*band, strict=True), color=colour, alpha=BAND, linewidth=0)
-    hull = lower_hull(points, fitted.kind)
+    hull = hull_of(points, fitted.kind)
     axes.plot(*zip(*hull, strict=True), marker, color=colour, ms=6, label=family(fitted.family))
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from megatron_nmm.scaling.frontier import lower_hull
 from megatron_nmm.scaling.law import Fitted
 from megatron_nmm.scaling.papers_fits import frontier as papers_frontier
 from megatron_nmm.scaling.plots import style
@@ -29,24 +30,10 @@ def draw(study: Study) -> Any:
     return figure
 
 
-def lower_hull(points: Sequence[Point], kind: str) -> list[tuple[float, float]]:
+def hull_of(points: Sequence[Point], kind: str) -> list[tuple[float, float]]:
     """(FLOPs, loss) of the runs on the lower convex hull in logarithms, as far as it falls."""
-    best: dict[float, float] = {}
-    for point in points:
-        best[point.flops] = min(best.get(point.flops, np.inf), point.loss(kind))
-    hull: list[tuple[float, float]] = []
-    for pair in sorted(best.items()):
-        while len(hull) > 1 and _above(hull[-2], hull[-1], pair):
-            hull.pop()
-        hull.append(pair)
-    falls = [index for index in range(1, len(hull)) if hull[index][1] < hull[index - 1][1]]
-    return hull[: falls[-1] + 1] if falls else hull[:1]
-
-
-def _above(first: tuple[float, float], middle: tuple[float, float], last: tuple[float, float]) -> bool:
-    """Whether ``middle`` lies on or above the line between the other two."""
-    (x0, y0), (x1, y1), (x2, y2) = (np.log(pair) for pair in (first, middle, last))
-    return bool((y1 - y0) * (x2 - x0) >= (y2 - y0) * (x1 - x0))
+    x, y = lower_hull(np.log([point.flops for point in points]), np.log([point.loss(kind) for point in points]))
+    return [(float(flops), float(loss)) for flops, loss in zip(np.exp(x), np.exp(y), strict=True)]
 
 
 def line_of(exponents: Mapping[str, Mapping[str, float]]) -> tuple[float, float] | None:
@@ -67,7 +54,7 @@ def _panel(axes: Any, fitted: Fitted, points: Sequence[Point]) -> None:
             linewidth=0.9,
             label=label,
         )
-    hull = lower_hull(points, fitted.kind)
+    hull = hull_of(points, fitted.kind)
     axes.plot(*zip(*hull, strict=True), "o", ms=8, mfc="none", mec=style.INK, mew=1.1, zorder=4, label="lower hull")
     low, high = min(p.flops for p in points), max(p.flops for p in points)
     flops = np.geomspace(low, high * 2, 50)
