@@ -170,6 +170,8 @@ CROSSING = 25.5
 """log10 of the FLOPs where the printed early and late frontiers would meet."""
 MOE_OPTIMA = ((0.43e9, 38e9), (0.96e9, 174e9), (2.1e9, 790e9))
 """(N, D) of ``MOE`` at ``BUDGETS``."""
+MOE_RATIOS = {1e20: 89.0, 1e21: 183.0, 1e22: 374.0}
+"""D / N there."""
 HULL_ABOVE = 3e19
 """P1 appendix C: frontiers leave out cheaper runs, whose learning rates are still rising."""
 
@@ -224,6 +226,7 @@ class Contradiction:
 
 CONTRADICTIONS = {
     "late a": Contradiction("late fusion, N ~ C^a", {"Table 2": 0.6358, "Fig. 22": 0.628, "closed form": 0.5382}),
+    "late d": Contradiction("late fusion, D ~ N^d", {"Table 2": 0.6732, "closed form": 0.8581}),
     "late alpha": Contradiction("late fusion, alpha", {"Table 2": 0.2903, "Fig. 2": 0.2777}),
     "late beta": Contradiction("late fusion, beta", {"Table 2": 0.3383, "Fig. 2": 0.34299}),
     "early alpha": Contradiction("early fusion, alpha", {"Table 2": 0.301, "Fig. 2": 0.30051}),
@@ -234,3 +237,13 @@ CONTRADICTIONS = {
     "second size": Contradiction("parameters of the second size", {"Table 6": 468e6, "chart labels": 464e6}),
     "late constant": Contradiction("factor of Nv in N(C, D)", {"appendix C": 0.483, "1 - 0.544": 0.456}),
 }
+
+UNCHECKED = {
+    "P1 Table 2, GPT-3: c -0.048; E of Chinchilla": "another paper's, quoted",
+    "P1 Tables 2 and 3: E, alpha, beta of dense models": "A and B are not printed, so no runs can be made from the law",
+    "P1 Table 10: MSE, R2, MAE %": "need the 76 runs; used here for the noise of Table 11's check",
+    "P1 section 2.1: I/T ratios": "counts of the private mixture; 1.19 / 2.19 = 0.543 agrees with Dv = 0.544 D",
+    "NaViL Fig. 6: losses by encoder size": "not printed as numbers, so the 1 % rule is checked on its results only",
+    "NaViL: CIDEr by samples; flat optimum over depth": "measurements that nothing else printed implies",
+}
+"""Printed numbers of scaling that follow from no other printed number -> why."""

@@ -41,9 +41,9 @@ def test_every_coefficient_and_exponent_has_an_interval(noisy: Report) -> None:
 
 
 def test_intervals_cover_as_often_as_they_say() -> None:
-    covered = prove(trials=8, resamples=60, seed=1)
+    covered = prove(trials=6, resamples=50, seed=1)
     assert set(covered) == {"E", "A", "B", "alpha", "beta", "a", "b", "d"}
-    assert all(hits >= 7 for hits in covered.values()), covered
+    assert all(hits >= 5 for hits in covered.values()), covered
 
 
 def test_held_out_models_are_foretold_without_them(noisy: Report) -> None:
