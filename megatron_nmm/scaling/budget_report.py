@@ -11,12 +11,14 @@ from megatron_nmm.scaling.budget import Difference, Option, Trained, difference,
 from megatron_nmm.scaling.money import Machine
 from megatron_nmm.scaling.nearest import Preset, nearest
 from megatron_nmm.scaling.optimum import Cost, of_flops
-from megatron_nmm.scaling.papers_fits import ANCHOR, RATIOS, STUDY, frontier
+from megatron_nmm.scaling.papers_fits import ANCHOR, BUDGETS, RATIOS, STUDY, frontier
 from megatron_nmm.scaling.repeats import Readings
 from megatron_nmm.scaling.words import amount, family, loss, power, times, with_interval
 
 NEAR = 4.0
 """A preset more than this times as large or small as the plan is not offered."""
+NEAR_P1 = 100.0
+"""P1's answer is told up to this factor beyond its budgets, and NaViL's up to it beyond its language models."""
 QUANTITIES = {"flops": "FLOPs", "parameters": "N", "tokens": "D"}
 APPROXIMATIONS = (
     "P1 prints no A and B of its dense models: here they put the best runs on its frontier with "
@@ -50,13 +52,18 @@ def best_runs(options: Sequence[Option], title: str, choose: bool) -> Table:
 
 
 def papers_answer(option: Option) -> tuple[str, str]:
-    """P1's N and D, which it determines for its sparse models alone, and the loss of its frontier."""
-    line = frontier(option.family)
+    """P1's N and D, which it determines for its sparse models alone, and the loss of its frontier.
+
+    Far from the budgets that P1 trained both are left out.
+    """
+    flops, line = option.flops.value, frontier(option.family)
+    if not BUDGETS[0] / NEAR_P1 <= flops <= BUDGETS[1] * NEAR_P1:
+        return "out of its range", "out of its range"
     words = "not printed"
     if option.family == "sparse":
-        found = of_flops([published.MOE], Cost(), option.flops.value)
+        found = of_flops([published.MOE], Cost(), flops)
         words = f"{amount(float(found.parameters[0]))}, {amount(float(found.tokens[0]))}"
-    return words, loss(line.loss(option.flops.value)) if line else "not printed"
+    return words, loss(line.loss(flops)) if line else "not printed"
 
 
 def presets(options: Sequence[Option]) -> Table:
@@ -164,10 +171,11 @@ def experts(options: Sequence[Option]) -> str:
     found = difference([*sparse, min(dense, key=lambda one: one.ranked.value)]) if sparse and dense else None
     if found is None:
         return ""
-    verdict = "Sparse experts pay" if found.best.family == "sparse" else "Sparse experts do not pay"
-    return (
-        f"{verdict}: {loss(found.gain.value)} {'below' if found.best.family == 'sparse' else 'above'} the best dense."
-    )
+    pays = found.best.family == "sparse"
+    apart = f"{loss(found.gain.value)} {'below' if pays else 'above'} the best dense"
+    if found.certain is False:
+        return f"Whether sparse experts pay is open: {apart}, which is less than the interval."
+    return f"Sparse experts {'pay' if pays else 'do not pay'}: {apart}."
 
 
 def with_encoder(options: Sequence[Option]) -> Option:
@@ -178,6 +186,12 @@ def with_encoder(options: Sequence[Option]) -> Option:
 def encoder(option: Option) -> str:
     """NaViL's rule for the plan's decoder."""
     decoder = option.parameters.value - option.vision
+    smallest, largest = published.ENCODERS[0][0], published.ENCODERS[-1][0]
+    if not smallest / NEAR_P1 <= decoder <= largest * NEAR_P1:
+        return (
+            f"NaViL's rule for encoders says nothing of a language model of {amount(decoder)}: it comes from "
+            f"{amount(smallest)} to {amount(largest)}."
+        )
     return (
         f"An encoder for a language model of {amount(decoder)} ({family(option.family)}), by NaViL's rule "
         f"({published.ENCODER_LINE[0]} B x (size / 1 B)^{published.ENCODER_LINE[1]}, three points of a chart, known "

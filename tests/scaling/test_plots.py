@@ -119,6 +119,14 @@ def test_ticks_are_round_and_few(low: float, high: float, expected: list[float])
     assert style.ticks(low, high) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("heights", "top", "expected"),
+    [([0, 5], 9, [0, 5]), ([0, 0.5, 0.6], 9, [0, 1, 2]), ([8, 8, 9], 9, [7, 8, 9]), ([3, 1], 9, [3, 4]), ([], 9, [])],
+)
+def test_labels_move_apart_and_stay_in_order(heights: list[float], top: float, expected: list[float]) -> None:
+    assert style.apart(heights, 1, top) == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("colour", [*(colour for colour, _ in style.FAMILIES.values()), "#440154", style.INK])
 def test_colours_show_on_a_dark_page(colour: str) -> None:
     assert contrast(on_dark(colour), DARK_PAGE) >= CONTRAST

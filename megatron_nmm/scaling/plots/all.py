@@ -62,8 +62,9 @@ PICTURES = (
         families.NAME,
         families.TITLE,
         families.draw,
-        "On the left, the lowest loss of each budget by family, the law with its 95 % band and the runs of the lower "
-        "hull. On the right, the loss at equal N on equally many tokens; N of sparse models is what a token meets.",
+        "On the left, the lowest loss of each budget by family, within the sizes and tokens of the runs: the law with "
+        "its 95 % band, and the runs of the lower hull. On the right, the loss at equal N on equally many tokens; N of "
+        "sparse models is what a token meets.",
         "there is one family only",
     ),
     Picture(

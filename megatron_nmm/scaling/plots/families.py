@@ -1,19 +1,23 @@
 """Early against late fusion and sparse experts: the loss at equal FLOPs, and at equal size on equal data."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from megatron_nmm.scaling.law import Fitted
-from megatron_nmm.scaling.optimum import Cost, losses, of_flops
+from megatron_nmm.scaling.law import Fitted, Law
+from megatron_nmm.scaling.optimum import Array, Cost, losses
 from megatron_nmm.scaling.plots import style
 from megatron_nmm.scaling.plots.frontier import hull_of
+from megatron_nmm.scaling.point import Point
 from megatron_nmm.scaling.study import Study, by_size, loss_at
 from megatron_nmm.scaling.words import amount, family
 
 NAME = "families"
 TITLE = "Fusion and experts"
 STEPS = 40
+SIZES = 100
+"""Tried for each budget."""
 BAND = 0.18
 """Opacity of an interval."""
 
@@ -45,17 +49,27 @@ def _common_tokens(study: Study) -> float:
 
 
 def _at_flops(axes: Any, study: Study, fitted: Fitted) -> None:
-    """The law's best loss with its interval, and the runs of the lower hull."""
+    """The law's best loss within the study's sizes and tokens, with its interval, and the runs of the lower hull."""
     colour, marker = style.FAMILIES[fitted.family]
     points = study.points_of(fitted)
     flops = np.geomspace(min(p.flops for p in points), max(p.flops for p in points), STEPS)
-    cost = Cost.of(fitted)
-    axes.plot(flops, [of_flops([fitted.law], cost, c).losses[0] for c in flops], color=colour)
+    axes.plot(flops, [least([fitted.law], fitted, points, c)[0] for c in flops], color=colour)
     if fitted.samples:
-        band = [np.percentile(of_flops(fitted.samples, cost, c).losses, (2.5, 97.5)) for c in flops]
+        band = [np.percentile(least(fitted.samples, fitted, points, c), (2.5, 97.5)) for c in flops]
         axes.fill_between(flops, *zip(*band, strict=True), color=colour, alpha=BAND, linewidth=0)
     hull = hull_of(points, fitted.kind)
     axes.plot(*zip(*hull, strict=True), marker, color=colour, ms=6, label=family(fitted.family))
+
+
+def least(laws: Sequence[Law], fitted: Fitted, points: Sequence[Point], flops: float) -> Array:
+    """Of each law, the lowest loss that ``flops`` buy with N and D between those of the runs."""
+    n = np.geomspace(min(p.active for p in points), max(p.active for p in points), SIZES)
+    tokens = flops / Cost.of(fitted).flops(n)
+    low, high = min(p.tokens for p in points), max(p.tokens for p in points)
+    # A budget at the end of the range is paid by one run alone; its size lies between two of the grid.
+    inside = (tokens >= low * 0.95) & (tokens <= high * 1.05)
+    found = [losses(laws, float(a), float(b)) for a, b in zip(n[inside], tokens[inside], strict=True)]
+    return np.asarray(np.stack(found).min(axis=0), dtype=float)
 
 
 def _at_size(axes: Any, study: Study, fitted: Fitted, tokens: float) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from megatron_nmm.scaling.frontier import lower_hull
+from megatron_nmm.scaling.frontier import CHEAP, lower_hull
 from megatron_nmm.scaling.law import Fitted
 from megatron_nmm.scaling.papers_fits import frontier as papers_frontier
 from megatron_nmm.scaling.plots import style
@@ -57,7 +57,8 @@ def _panel(axes: Any, fitted: Fitted, points: Sequence[Point]) -> None:
     hull = hull_of(points, fitted.kind)
     axes.plot(*zip(*hull, strict=True), "o", ms=8, mfc="none", mec=style.INK, mew=1.1, zorder=4, label="lower hull")
     low, high = min(p.flops for p in points), max(p.flops for p in points)
-    flops = np.geomspace(low, high * 2, 50)
+    # The power law was fitted without the cheapest runs, so it is drawn without them.
+    flops = np.geomspace(low * (high / low) ** CHEAP, high * 2, 50)
     for line, colour, name in (
         (line_of(fitted.exponents), style.INK, ""),
         (_papers(fitted, high), style.PAPER, "P1: "),
@@ -66,10 +67,9 @@ def _panel(axes: Any, fitted: Fitted, points: Sequence[Point]) -> None:
             words = f"{name}L = {line[0]:.3g} C$^{{{f'{line[1]:.3f}'.replace('-', MINUS)}}}$"
             axes.plot(flops, line[0] * flops ** line[1], "-" if not name else ":", color=colour, label=words)
     _scales(axes, low, high * 2)
-    axes.set_ylim(top=1.04 * max(point.loss(fitted.kind) for point in points))
     axes.set_title(family(fitted.family))
     axes.set_xlabel("training FLOPs, C")
-    axes.legend(loc="upper right", ncols=2, columnspacing=1.0, handlelength=1.6, fontsize=8.5)
+    axes.legend(loc="lower left", ncols=2, columnspacing=1.0, handlelength=1.6, fontsize=8.5)
 
 
 def _papers(fitted: Fitted, flops: float) -> tuple[float, float] | None:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from megatron_nmm.scaling.law import Fitted
 from megatron_nmm.scaling.plots import style
 from megatron_nmm.scaling.point import Point
@@ -12,6 +14,8 @@ NAME = "residuals"
 TITLE = "Predicted and measured"
 MOST_NAMES = 3
 """Outliers whose names are written."""
+APART = 0.05
+"""Of the height of the panel: the least between two names."""
 ASIDE = 1.12
 """Families of equal sizes stand side by side, this factor apart."""
 
@@ -78,16 +82,12 @@ def _name_outliers(axes: Any, shown: list[tuple[Fitted, tuple[Point, ...]]]) -> 
         if point.run in fitted.outlying
     ]
     far.sort(key=lambda row: -abs(row[2]))
-    for number, (name, n, percent) in enumerate(far):
+    named = sorted(far[:MOST_NAMES], key=lambda row: row[2])
+    low, high = axes.get_ylim()
+    heights = style.apart([percent for _, _, percent in named], APART * (high - low))
+    for _, n, percent in far:
         axes.plot(n, percent, "o", ms=11, mfc="none", mec=style.INK, mew=1.0)
-        if number < MOST_NAMES:
-            up = percent >= 0
-            axes.annotate(
-                name,
-                (n, percent),
-                xytext=(0, 9 if up else -9),
-                textcoords="offset points",
-                ha="center",
-                va="bottom" if up else "top",
-                fontsize=8,
-            )
+    for (name, n, _), height in zip(named, heights, strict=True):
+        left = n < np.sqrt(np.prod(axes.get_xlim()))
+        shift = {"xytext": (9 if left else -9, 0), "textcoords": "offset points"}
+        axes.annotate(name, (n, height), ha="left" if left else "right", va="center", fontsize=8, **shift)

@@ -89,13 +89,18 @@ def shades(count: int) -> list[Any]:
     return [matplotlib.colormaps["viridis"](place) for place in np.linspace(0.0, 0.78, max(count, 1))]
 
 
-def apart(heights: Sequence[float], least: float) -> list[float]:
-    """The same heights moved up where labels at them would be nearer than ``least``."""
-    placed: dict[int, float] = {}
-    below = -np.inf
-    for index in sorted(range(len(heights)), key=lambda one: heights[one]):
-        below = placed[index] = max(heights[index], below + least)
-    return [placed[index] for index in range(len(heights))]
+def apart(heights: Sequence[float], least: float, top: float = np.inf) -> list[float]:
+    """Heights of labels, given from the lowest to the highest, moved so that neighbours are ``least`` apart.
+
+    They move up, and down again where the highest would be above ``top``; their order stays.
+    """
+    placed: list[float] = []
+    for height in heights:
+        placed.append(max(height, placed[-1] + least) if placed else height)
+    for index in reversed(range(len(placed))):
+        placed[index] = min(placed[index], top)
+        top = placed[index] - least
+    return placed
 
 
 def save(figure: Any, folder: Path, name: str) -> str:
