@@ -19,11 +19,13 @@ from megatron_nmm.scaling.budget import (
 from megatron_nmm.scaling.budget_report import choice, experts, far_beyond
 from megatron_nmm.scaling.choose_fits import choose
 from megatron_nmm.scaling.estimate import Estimate
+from megatron_nmm.scaling.fit import fit
 from megatron_nmm.scaling.law import Fitted, Law, Quality
 from megatron_nmm.scaling.money import Machine
 from megatron_nmm.scaling.nearest import nearest
 from megatron_nmm.scaling.papers_fits import fits
 from megatron_nmm.scaling.published import DENSE, ENCODERS, MOE
+from tests.scaling.points import grid
 
 QUALITY = Quality(1e-4, 0.99, 0.2, 40)
 
@@ -156,3 +158,20 @@ def test_several_mixtures_or_laws_of_a_family_must_be_chosen_from() -> None:
         choose((fit_of(), fit_of()), [], "avg", None)
     with pytest.raises(ConfigError, match="holds no law"):
         choose((), [], "avg", None)
+
+
+def test_a_fit_carries_what_plans_need() -> None:
+    """Laws of resamples, the range of the runs, and all parameters as a line in the active ones."""
+    runs = tuple(replace(one, total=3 * one.active + 1e8) for one in grid(DENSE, noise=0.01))
+    found = fit(runs, "text", resamples=20).fitted
+    sizes, tokens = [run.active for run in runs], [run.tokens for run in runs]
+    assert found.ranges["parameters"] == (min(sizes), max(sizes)) and found.ranges["tokens"] == (
+        min(tokens),
+        max(tokens),
+    )
+    assert found.ranges["flops"] == (min(run.flops for run in runs), max(run.flops for run in runs))
+    assert found.total == pytest.approx((3.0, 1e8))
+    assert len(found.samples) == 20 and len({law.alpha for law in found.samples}) > 10
+    best = for_flops(found, 1e21)
+    assert best.parameters.low is not None and best.parameters.low < best.parameters.value
+    assert best.total == pytest.approx(3 * best.parameters.value + 1e8)

@@ -48,6 +48,8 @@ def test_a_browser_shows_it(folder: Path, tmp_path: Path, dark: bool) -> None:
         histogram = grey.histogram()
         page_colour = max(range(256), key=lambda value: histogram[value])
         assert page_colour < 60 if dark else page_colour > 240
+        darkest, lightest = grey.crop((100, 20, SIZE[0], 80)).getextrema()
+        assert lightest - darkest > 180, "the title shows in the ink of the page"
         # Words, tables and drawings cover a part of the page all the way down.
         for top in range(0, SIZE[1], 400):
             band = grey.crop((0, top, SIZE[0], top + 400)).histogram()
