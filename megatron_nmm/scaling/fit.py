@@ -9,12 +9,12 @@ import numpy as np
 from megatron_nmm.errors import ConfigError
 from megatron_nmm.scaling.bootstrap import FEWEST_VALUES, Bootstrap, bootstrap
 from megatron_nmm.scaling.exponents import Encoder, Exponents, closed_form, difference, encoder_of, sweep
-from megatron_nmm.scaling.frontier import PowerLaw, frontier
+from megatron_nmm.scaling.frontier import PowerLaw, frontier, least_losses
 from megatron_nmm.scaling.law import PARAMETERS, Fitted, Law, Quality
 from megatron_nmm.scaling.minimise import Minimum, minimise
 from megatron_nmm.scaling.objective import Runs, runs_of
 from megatron_nmm.scaling.point import AVERAGE, Point
-from megatron_nmm.scaling.quality import OUTLYING, groups, quality, robust_z, warnings
+from megatron_nmm.scaling.quality import groups, outliers, quality, warnings
 
 FEWEST_RUNS = 8
 """Five coefficients, and three runs to tell whether they fit."""
@@ -101,11 +101,11 @@ def fit(
         quality=quality(law, points, kind),
         held_out=held_out,
         intervals=intervals,
-        exponents=_exponents(formula, swept, hull),
+        exponents=_exponents(law, formula, swept, hull),
         vision_share=_share(points),
         encoder=(encoder.slope, encoder.intercept),
         warnings=tuple(warnings(law, runs, minimum, intervals, points)),
-        outliers=_outliers(law, points, kind),
+        outliers=outliers(law, points, kind),
         runs=tuple(point.run for point in points),
         **_for_plans(points, told),
     )
@@ -139,12 +139,6 @@ def _share(points: Sequence[Point]) -> float:
     return float(sum(point.vision_tokens for point in points) / sum(point.tokens for point in points))
 
 
-def _outliers(law: Law, points: Sequence[Point], kind: str) -> tuple[str, ...]:
-    """Runs whose residual stands far out, with how far."""
-    rows = zip(points, robust_z(law, points, kind), strict=True)
-    return tuple(f"{point.run} (z {z:+.1f})" for point, z in rows if abs(z) > OUTLYING)
-
-
 def _for_plans(points: Sequence[Point], told: Bootstrap) -> dict[str, Any]:
     """The fields of ``Fitted`` that a plan needs: laws of the resamples, ranges, all parameters as a line in N."""
     columns = {name: [float(getattr(point, field)) for point in points] for name, field in RANGES.items()}
@@ -160,10 +154,14 @@ def _encoder(points: Sequence[Point]) -> Encoder:
     return encoder_of([point.active for point in points], [point.vision for point in points], _share(points))
 
 
-def _exponents(formula: Exponents, swept: Exponents | None, hull: PowerLaw | None) -> dict[str, dict[str, float]]:
-    out = {"closed form": {"a": formula.a, "b": formula.b, "d": formula.d}}
+def _exponents(
+    law: Law, formula: Exponents, swept: Exponents | None, hull: PowerLaw | None
+) -> dict[str, dict[str, float]]:
+    out = {"closed form": {"a": formula.a, "b": formula.b, "d": formula.d}, "regression": {}}
     if swept:
         out["regression"] = {"a": swept.a, "b": swept.b, "d": swept.d}
     if hull:
-        out["frontier"] = {"k": hull.scale, "c": hull.slope}
+        out["regression"] |= {"k": hull.scale, "c": hull.slope}
+        k, c = least_losses(law, hull.hull[0][0], hull.hull[-1][0])
+        out["closed form"] |= {"k": k, "c": c}
     return out

@@ -66,18 +66,19 @@ def short(reports: Sequence[tuple[Job, Report]]) -> Table:
 
 def encoders(found: Encoders) -> RenderableType:
     """NaViL's rule."""
-    table = _table(f"{found.name}, by NaViL's rule", "LLM", "best encoder", "")
+    head = Text.from_markup(f"[bold]{found.name}: the smallest encoder that doubling hardly improves[/] (NaViL's rule)")
+    table = _table("", "LLM", "best encoder", "")
     for one in found.best:
         note = "" if one.settled else "at least: the largest trained still gains"
         table.add_row(f"{one.llm / 1e6:,.1f}M", f"{one.encoder / 1e6:,.1f}M", note)
     if found.line is None:
-        return Group(table, Text("one LLM gives no line"))
+        return Group(head, table, Text("one LLM gives no line"))
     low, high = found.line.interval.low, found.line.interval.high
     text = (
         f"encoder = {found.line.scale / 1e9:.3g}B x (LLM / 1B)^{found.line.slope:.3f}, 95 % interval of the slope "
         f"{low:.3f} to {high:.3f}"
     )
-    return Group(table, Text(text))
+    return Group(head, table, Text(text))
 
 
 def sparse_law(name: str, law: SparseLaw) -> Table:
@@ -100,7 +101,7 @@ def verdicts(found: Sequence[Verdict]) -> Table:
     table = Table(
         title="where the papers contradict themselves", title_justify="left", title_style="bold", show_lines=True
     )
-    for column, width in (("quantity", 17), ("readings", 27), ("refit", 8), ("why", None)):
+    for column, width in (("quantity", 17), ("readings", 26), ("refit", 9), ("why", None)):
         table.add_column(column, width=width)
     for one in found:
         texts = (
@@ -133,11 +134,11 @@ def _coefficients(fitted: Fitted) -> Table:
 
 def _exponents(fitted: Fitted) -> Table:
     table = _table("how the best model grows with compute", "", "closed form", "95 % from", "to", "regression", "")
-    swept = fitted.exponents.get("regression", {})
+    swept = fitted.exponents["regression"]
     for name, meaning in EXPONENTS.items():
         interval = fitted.intervals[name]
         values = (fitted.exponents["closed form"][name], interval.low, interval.high)
-        table.add_row(name, *(f"{v:.4f}" for v in values), f"{swept[name]:.4f}" if swept else "-", meaning)
+        table.add_row(name, *(f"{v:.4f}" for v in values), f"{swept[name]:.4f}" if name in swept else "-", meaning)
     return table
 
 
@@ -155,10 +156,11 @@ def _frontier(report: Report) -> str:
     hull = report.frontier
     if hull is None:
         return "no frontier: fewer than two runs lie on the lower hull."
+    own = report.fitted.exponents["closed form"]["c"]
     return (
         f"frontier L = {number(hull.scale)} C^{hull.slope:.4f} (standard error {hull.slope_error:.4f}) through "
         f"{len(hull.hull)} corners of the lower hull, C from {hull.hull[0][0]:.2e} to {hull.hull[-1][0]:.2e} FLOPs; "
-        f"runs up to {hull.above:.2e} are left out."
+        f"runs up to {hull.above:.2e} are left out. The law's own least losses there fall as C^{own:.4f}."
     )
 
 
@@ -173,7 +175,7 @@ def _notes(fitted: Fitted) -> Iterator[str]:
 
 def _table(title: str, *columns: str) -> Table:
     """Texts left, numbers right."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=title or None, title_justify="left", title_style="bold")
     texts = ("", "number", "source", "family and mixture", "loss", "notes")
     for column in columns:
         table.add_column(column, justify="left" if column in texts else "right")

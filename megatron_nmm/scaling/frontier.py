@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from megatron_nmm.scaling.law import Law
 from megatron_nmm.scaling.objective import Array
 from megatron_nmm.scaling.point import Point
 from megatron_nmm.scaling.quality import groups
@@ -60,6 +61,15 @@ def frontier(points: Sequence[Point], kind: str, above: float | None = None) -> 
     line = linregress(spaced, np.interp(spaced, hull_x, hull_y))
     hull = tuple((float(np.exp(c)), float(np.exp(loss))) for c, loss in zip(hull_x, hull_y, strict=True))
     return PowerLaw(float(np.exp(line.intercept)), float(line.slope), float(line.stderr), above, hull)
+
+
+def least_losses(law: Law, low: float, high: float) -> tuple[float, float]:
+    """(k, c) of L = k C^c through the law's least losses from ``low`` to ``high`` FLOPs, spaced as in ``frontier``."""
+    from scipy.stats import linregress
+
+    budgets = np.linspace(low, high, SPACED)
+    line = linregress(np.log(budgets), np.log(law.loss(*law.optimum(budgets))))
+    return float(np.exp(line.intercept)), float(line.slope)
 
 
 def _curves(log_c: Array, log_loss: Array, size: Array) -> tuple[Array, Array]:

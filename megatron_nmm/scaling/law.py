@@ -71,7 +71,10 @@ class Fitted:
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     """By coefficient, and by exponent "a", "b", "d" in closed form."""
     exponents: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """By way ("regression", "closed form"): N ~ C^a, D ~ C^b, D ~ N^d; under "frontier", k and c of L = k C^c."""
+    """By way ("regression", "closed form"): N ~ C^a, D ~ C^b, D ~ N^d, L = k C^c; what runs do not tell is not there.
+
+    The regression's k and c are the lower hull's of the runs, the closed form's those of the law's least losses.
+    """
     vision_share: float = 0.0
     """Dv / D of the study."""
     encoder: tuple[float, float] = (0.0, 0.0)

@@ -41,7 +41,7 @@ th[aria-sort=descending] button::after { content: " \\2193"; }
 small { color: var(--soft); font-size: 0.86em; }
 details { border: 1px solid var(--line); border-radius: 6px; padding: 0.4rem 0.9rem; margin: 0.7rem 0; }
 summary { cursor: pointer; font-weight: 600; }
-li, th, td, code { overflow-wrap: anywhere; }
+li, code, .words { overflow-wrap: anywhere; }
 code { font-family: "DejaVu Sans Mono", ui-monospace, monospace; font-size: 0.88em; }
 @media (max-width: 560px) {
   body { font-size: 15px; } h1 { font-size: 1.5rem; } .page { padding: 0.8rem 0.8rem 3rem; } nav ol { columns: 1; }
@@ -50,7 +50,7 @@ code { font-family: "DejaVu Sans Mono", ui-monospace, monospace; font-size: 0.88
   body { font-size: 10.5pt; background: none; } .page { max-width: none; padding: 0; } nav { display: none; }
   h2 { break-after: avoid; } figure, tr { break-inside: avoid; } .wide, .drawing { overflow: visible; }
   .drawing svg { min-width: 0 !important; } table { font-size: 8pt; }
-  th, td { padding: 0.15rem 0.35rem; white-space: normal; } }
+  table.sortable { font-size: 6.5pt; } th, td { padding: 0.12rem 0.3rem; } th, .words { white-space: normal; } }
 """
 
 SCRIPT = """

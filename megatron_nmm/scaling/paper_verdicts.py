@@ -32,7 +32,8 @@ def _late() -> Iterator[Verdict]:
     formula = closed_form(law.alpha, law.beta)
     why = (
         f"P1's sweep with Nv from Table 6 gives {swept.a:.4f}, with the printed factor 0.483 {other.a:.4f}, the "
-        f"closed form {formula.a:.4f}: the Nv Dv term moves a by {abs(swept.a - formula.a):.4f}; not to 0.6358 or 0.628"
+        f"closed form {formula.a:.4f}: the Nv Dv term moves a by {abs(swept.a - formula.a):.4f}; 0.6358 and 0.628 "
+        "stay out of reach"
     )
     yield _verdict("late a", swept.a, why)
     yield _verdict("late d", swept.d, f"the same sweep; {formula.d:.4f} in closed form")
@@ -79,7 +80,7 @@ def _sparse() -> Iterator[Verdict]:
         f"least losses of Table 12's law at 1e20, 1e21, 1e22 fall as C^{slope:.4f}: flatter than all three. Their mean "
         "distance from the printed frontiers is "
         + ", ".join(f"{miss:.3f} from {figure}" for figure, miss in misses.items())
-        + ", so losses speak for the one with the smaller distance"
+        + f": by losses {min(misses, key=lambda one: misses[one])} is nearer"
     )
     yield _verdict("moe c", slope, why)
 

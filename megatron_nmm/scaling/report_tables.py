@@ -21,8 +21,8 @@ WORDS = {
     "a": Piece("a: best N ~ C<sup>a</sup>"),
     "b": Piece("b: best D ~ C<sup>b</sup>"),
     "d": Piece("d: best D ~ N<sup>d</sup>"),
-    "k": Piece("k of the frontier L = k C<sup>c</sup>"),
-    "c": Piece("c of the frontier"),
+    "k": Piece("k: least loss = k C<sup>c</sup>"),
+    "c": Piece("c: least loss ~ C<sup>c</sup>"),
 }
 
 
@@ -30,7 +30,7 @@ def coefficients(fitted: Fitted) -> Piece:
     """One fit: every coefficient and exponent with its interval and P1's value, a row each."""
     rows = [_coefficient(fitted, name, "", float(getattr(fitted.law, name))) for name in PARAMETERS]
     for way, found in fitted.exponents.items():
-        rows += [_coefficient(fitted, name, f" ({way})" if way != "frontier" else "", v) for name, v in found.items()]
+        rows += [_coefficient(fitted, name, f" ({way})", value) for name, value in found.items()]
     caption = f"{family(fitted.family)}, {kind(fitted)}, mixture {fitted.mixture}: {len(fitted.runs)} runs"
     return table(caption, ("", "this study", "95 % interval", "deviation", "P1"), rows)
 

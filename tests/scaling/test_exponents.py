@@ -7,7 +7,7 @@ from megatron_nmm.errors import ConfigError
 from megatron_nmm.scaling import published
 from megatron_nmm.scaling.encoder_rule import best_encoders, line, smallest_enough
 from megatron_nmm.scaling.exponents import P1_SWEEP, Encoder, closed_form, difference, encoder_of, sweep
-from megatron_nmm.scaling.frontier import frontier, lower_hull
+from megatron_nmm.scaling.frontier import frontier, least_losses, lower_hull
 from megatron_nmm.scaling.point import study_flops
 from tests.scaling.points import grid, point
 
@@ -88,6 +88,12 @@ def test_cheap_runs_are_left_out_relative_to_the_study() -> None:
     found = frontier(points, "text")
     assert found is not None and found.above == pytest.approx(published.HULL_ABOVE, rel=0.02)
     assert frontier(points, "text", 1e25) is None
+
+
+def test_a_laws_least_losses_bend_above_its_floor() -> None:
+    k, c = least_losses(published.MOE, 1e20, 1e22)
+    assert k * 1e21**c == pytest.approx(2.625, rel=0.01) and -0.048 < c < -0.038
+    assert least_losses(published.MOE, 1e24, 1e26)[1] > c
 
 
 def test_the_lower_hull_goes_under_every_point_and_ends_at_the_lowest() -> None:

@@ -12,6 +12,7 @@ from megatron_nmm.scaling.coverage import prove
 from megatron_nmm.scaling.fit import Report, check, fit
 from megatron_nmm.scaling.law import Law
 from megatron_nmm.scaling.published import DENSE, DEPTH_24, LATE_SIZES, MOE, VISION_SHARE
+from megatron_nmm.scaling.quality import robust_z
 from tests.scaling.points import grid, point
 
 
@@ -67,6 +68,14 @@ def test_a_run_far_out_is_named() -> None:
     assert [text.split(" ")[0] for text in report.fitted.outliers] == [points[7].run]
     assert "z +" in report.fitted.outliers[0]
     assert report.fitted.law.beta == pytest.approx(MOE.beta, rel=0.1)
+
+
+def test_runs_that_the_law_goes_through_make_no_outliers_of_the_others() -> None:
+    points = list(grid(MOE, sizes=DEPTH_24[:3], tokens=(5e9, 4e10, 3e11)))
+    off = {1: 1.01, 3: 0.99, 5: 1.01, 7: 0.99}
+    points = [replace(p, losses={"text": p.loss() * off.get(number, 1.0)}) for number, p in enumerate(points)]
+    z = robust_z(MOE, points, "text")
+    assert np.abs(z).max() < 1 and [number for number, one in enumerate(z) if abs(one) > 0.5] == [1, 3, 5, 7]
 
 
 def test_an_exponent_that_runs_do_not_tell_is_named() -> None:

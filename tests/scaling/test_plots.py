@@ -101,7 +101,8 @@ def test_the_papers_values_stand_beside_the_exponents(study: Study) -> None:
     assert exponents.papers("a", by_family["late"]) == [0.6358, 0.628, 0.5382]
     assert exponents.papers("alpha", by_family["sparse"]) == [0.710]
     assert exponents.papers("a", replace(by_family["early"], kind="caption")) == [0.5203]
-    assert [way for way, _ in exponents.values("a", by_family["early"])] == ["regression", "closed form"]
+    assert [way for way, _ in exponents.values("a", by_family["early"])] == ["closed form", "regression"]
+    assert frontier.line_of(by_family["early"].exponents) == (29.6, -0.0492)
 
 
 def test_errors_are_of_the_measured_loss(study: Study) -> None:

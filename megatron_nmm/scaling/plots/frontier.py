@@ -37,8 +37,9 @@ def hull_of(points: Sequence[Point], kind: str) -> list[tuple[float, float]]:
 
 
 def line_of(exponents: Mapping[str, Mapping[str, float]]) -> tuple[float, float] | None:
-    """(k, c) of L = k C^c in a fit's exponents; None where it has none."""
-    return next(((found["k"], found["c"]) for found in exponents.values() if {"k", "c"} <= found.keys()), None)
+    """(k, c) of the power law L = k C^c through the hull of the runs; None where a fit has none."""
+    found = exponents.get("regression", {})
+    return (found["k"], found["c"]) if {"k", "c"} <= found.keys() else None
 
 
 def _panel(axes: Any, fitted: Fitted, points: Sequence[Point]) -> None:
