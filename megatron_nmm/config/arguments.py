@@ -1,6 +1,7 @@
 """Types of command line arguments that tools share; a wrong one is told in words."""
 
 import argparse
+import math
 from pathlib import Path
 
 
@@ -12,6 +13,17 @@ def positive(text: str) -> int:
         value = 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return value
+
+
+def finite_above_zero(text: str) -> float:
+    """A number above 0, such as ``1e22``, for ``argparse``'s ``type``."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number above 0")
     return value
 
 

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from megatron_nmm.errors import ConfigError
-from megatron_nmm.scaling.bootstrap import FEWEST_VALUES, bootstrap
+from megatron_nmm.scaling.bootstrap import FEWEST_VALUES, Bootstrap, bootstrap
 from megatron_nmm.scaling.exponents import Encoder, Exponents, closed_form, difference, encoder_of, sweep
 from megatron_nmm.scaling.frontier import PowerLaw, frontier, least_losses
-from megatron_nmm.scaling.law import Fitted, Law, Quality
+from megatron_nmm.scaling.law import PARAMETERS, Fitted, Law, Quality
 from megatron_nmm.scaling.minimise import Minimum, minimise
 from megatron_nmm.scaling.objective import Runs, runs_of
 from megatron_nmm.scaling.point import AVERAGE, Point
@@ -19,6 +20,9 @@ FEWEST_RUNS = 8
 """Five coefficients, and three runs to tell whether they fit."""
 RESAMPLES = 100
 """P1 appendix C."""
+
+RANGES = {"parameters": "active", "tokens": "tokens", "flops": "flops"}
+"""Fitted.ranges -> field of a point."""
 
 Progress = Callable[[str, int, int], None]
 """Told (stage, done, of how many)."""
@@ -103,6 +107,7 @@ def fit(
         warnings=tuple(warnings(law, runs, minimum, intervals, points)),
         outliers=outliers(law, points, kind),
         runs=tuple(point.run for point in points),
+        **_for_plans(points, told),
     )
     return Report(fitted, hull, difference(formula, swept, encoder), swept)
 
@@ -132,6 +137,17 @@ def _held_out(points: Sequence[Point], kind: str, keep_back: int) -> Quality | N
 
 def _share(points: Sequence[Point]) -> float:
     return float(sum(point.vision_tokens for point in points) / sum(point.tokens for point in points))
+
+
+def _for_plans(points: Sequence[Point], told: Bootstrap) -> dict[str, Any]:
+    """The fields of ``Fitted`` that a plan needs: laws of the resamples, ranges, all parameters as a line in N."""
+    columns = {name: [float(getattr(point, field)) for point in points] for name, field in RANGES.items()}
+    line = np.polyfit(columns["parameters"], [point.total for point in points], 1)
+    return {
+        "samples": tuple(map(Law, *(told.values[name].tolist() for name in PARAMETERS))),
+        "ranges": {name: (min(values), max(values)) for name, values in columns.items()},
+        "total": (float(line[0]), float(line[1])),
+    }
 
 
 def _encoder(points: Sequence[Point]) -> Encoder:

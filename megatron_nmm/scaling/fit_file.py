@@ -36,6 +36,9 @@ def _fitted(record: Mapping[str, Any]) -> Fitted:
     fields["quality"] = Quality(**fields["quality"])
     fields["held_out"] = Quality(**fields["held_out"]) if fields["held_out"] else None
     fields["intervals"] = {name: Interval(**one) for name, one in fields["intervals"].items()}
-    for name in ("encoder", "warnings", "outliers", "runs"):
+    fields["samples"] = tuple(Law(**one) for one in fields.get("samples", ()))
+    fields["ranges"] = {name: (low, high) for name, (low, high) in fields.get("ranges", {}).items()}
+    fields.setdefault("total", (1.0, 0.0))
+    for name in ("encoder", "warnings", "outliers", "runs", "total"):
         fields[name] = tuple(fields[name])
     return Fitted(**fields)

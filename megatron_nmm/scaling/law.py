@@ -84,3 +84,14 @@ class Fitted:
     """Runs whose residual stands far out."""
     runs: tuple[str, ...] = ()
     """The runs it was fitted to."""
+    samples: tuple[Law, ...] = ()
+    """The laws of bootstrap resamples: intervals of whatever follows from the coefficients jointly come from these."""
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Least and largest "parameters", "tokens" and "flops" of the runs; beyond them a law extrapolates."""
+    total: tuple[float, float] = (1.0, 0.0)
+    """All parameters = slope N + intercept over the study's models: more than N with experts."""
+
+    @property
+    def outlying(self) -> tuple[str, ...]:
+        """Names of the outliers, without what is said of them."""
+        return tuple(text.rsplit(" (z ", 1)[0] for text in self.outliers)
