@@ -58,7 +58,7 @@ def _table_9() -> Section:
         rows += [Row(f"{way}, {names.get(k, k)}", printed[k], ours[k], "P1 Table 9") for k in printed]
     how = (
         "closed form from alpha 0.301, beta 0.335; regression by P1's sweep of D from 10B to 600B on the dense law. "
-        "On one law both ways agree to 1e-4: P1's difference of 0.0026 comes from its runs, not from the sweep"
+        "On one law both ways agree to 1e-4, so the sweep alone does not explain P1's difference of 0.0026"
     )
     return Section("Table 9: early fusion, two ways", how, rows)
 

@@ -1,6 +1,7 @@
 """tools/fit.py fits what a manifest holds, each family for itself, and checks the papers' numbers."""
 
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,3 +99,9 @@ def test_the_papers_numbers_are_checked(capsys: pytest.CaptureFixture[str]) -> N
 def test_intervals_are_proved_on_demand(capsys: pytest.CaptureFixture[str]) -> None:
     assert fit.main(["--prove-intervals", "1", "--bootstrap", "10"]) == 0
     assert re.search(r"in 1 trials: E [01], A [01], .*, d [01]", re.sub(r"\s+", " ", capsys.readouterr().out))
+
+
+def test_without_scipy_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    assert fit.main(["--study", "paper"]) == 2
+    assert "fitting needs scipy: NMM_EXTRAS=scaling source tools/setup_env.sh" in capsys.readouterr().err
