@@ -4,10 +4,10 @@ Runs are drawn with repetition (P1 appendix C, 100 times). Every resample starts
 study, so all of them go downhill together as the starts did. Intervals are percentiles at positions p (R + 1) of R
 resamples.
 
-Of the ways tried on P1's sizes x {4, 13} token counts, this one held the truth in 95 to 100 of 100 trials wherever alpha
-is identified; "basic" intervals in 81 to 97, estimate and deviation in 94 to 100, percentiles of resampled residuals in 87
-to 98. Huber's narrow delta makes the fit a median, whose resamples spread a little too wide. Where 2 % of noise hide alpha
-(dense law), it held the truth in 89 to 99: such fits carry a warning.
+Of the ways tried on P1's sizes x {4, 13} token counts, this one held the truth in 95 to 100 of 100 trials wherever
+alpha is identified; "basic" intervals in 81 to 97, estimate and deviation in 94 to 100, percentiles of resampled
+residuals in 87 to 98. Huber's narrow delta makes the fit a median, whose resamples spread a little too wide. Where 2 %
+of noise hide the dense law's alpha, it held the truth in 89 to 99, and 19 of 20 such fits carry a warning.
 ``tools/fit.py --prove-intervals`` measures it again.
 """
 
