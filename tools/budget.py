@@ -33,7 +33,7 @@ from megatron_nmm.scaling.choose_fits import choose
 from megatron_nmm.scaling.law import Fitted
 from megatron_nmm.scaling.money import Machine
 from megatron_nmm.scaling.optimum import tokens_for
-from megatron_nmm.scaling.papers_fits import fits as papers_fits
+from megatron_nmm.scaling.paper_laws import fits as papers_fits
 from megatron_nmm.scaling.repeats import Readings, Source, read, readings
 from megatron_nmm.scaling.words import amount, family, power
 

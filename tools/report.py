@@ -18,7 +18,9 @@ from megatron_nmm.config.refusal import refuse
 from megatron_nmm.errors import ConfigError, NMMError
 from megatron_nmm.files import durable
 from megatron_nmm.scaling import fit_file, manifest, report
+from megatron_nmm.scaling.encoder_rule import best_encoders
 from megatron_nmm.scaling.plots.all import PICTURES, draw_all
+from megatron_nmm.scaling.point import Point
 from megatron_nmm.scaling.study import Study
 
 
@@ -41,7 +43,15 @@ def study_of(folder: Path, name: str | None) -> Study:
     faults = tuple(str(fault) for fault in found.faults)
     if not found.points:
         raise ConfigError(f"{found.path} has no run that could be used ({len(faults)} faults): {'; '.join(faults[:3])}")
-    return Study(name or folder.resolve().name, found.points, fits, faults)
+    return Study(name or folder.resolve().name, found.points, fits, faults, encoders_of(found.points))
+
+
+def encoders_of(points: Sequence[Point]) -> tuple[tuple[float, float], ...]:
+    """(language model, its best encoder) by NaViL's rule where the study has encoders to choose from, else nothing."""
+    try:
+        return tuple((best.llm, best.encoder) for best in best_encoders(points) if best.settled)
+    except ConfigError:
+        return ()
 
 
 def write(study: Study, output: Path, flops: float | None) -> Path:

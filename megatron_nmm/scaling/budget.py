@@ -14,7 +14,7 @@ from megatron_nmm.scaling import published
 from megatron_nmm.scaling.estimate import Estimate
 from megatron_nmm.scaling.law import Fitted, Law
 from megatron_nmm.scaling.optimum import Cost, Optima, losses, of_flops, of_parameters, of_tokens
-from megatron_nmm.scaling.papers_fits import STUDY, frontier
+from megatron_nmm.scaling.paper_laws import STUDY, frontier
 
 FAR = 3.0
 """A plan beyond a fit's range by more than this factor is warned about."""

@@ -11,7 +11,7 @@ from megatron_nmm.scaling.budget import Difference, Option, Trained, difference,
 from megatron_nmm.scaling.money import Machine
 from megatron_nmm.scaling.nearest import Preset, nearest
 from megatron_nmm.scaling.optimum import Cost, of_flops
-from megatron_nmm.scaling.papers_fits import ANCHOR, BUDGETS, RATIOS, STUDY, frontier
+from megatron_nmm.scaling.paper_laws import ANCHOR, BUDGETS, RATIOS, STUDY, frontier
 from megatron_nmm.scaling.repeats import Readings
 from megatron_nmm.scaling.words import amount, family, loss, power, times, with_interval
 

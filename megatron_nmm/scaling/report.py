@@ -12,7 +12,7 @@ from megatron_nmm.scaling.budget_report import approximations, choice, encoder, 
 from megatron_nmm.scaling.drawing import embedded, palette
 from megatron_nmm.scaling.html import Piece, join, listing, tag
 from megatron_nmm.scaling.law import Fitted
-from megatron_nmm.scaling.papers_fits import fits as papers_fits
+from megatron_nmm.scaling.paper_laws import fits as papers_fits
 from megatron_nmm.scaling.plots.all import PICTURES
 from megatron_nmm.scaling.study import Study
 from megatron_nmm.scaling.words import amount, family, power

@@ -6,7 +6,7 @@ import numpy as np
 
 from megatron_nmm.scaling.law import Fitted, Interval, Law, Quality
 from megatron_nmm.scaling.optimum import Cost
-from megatron_nmm.scaling.papers_fits import fits
+from megatron_nmm.scaling.paper_laws import fits
 from megatron_nmm.scaling.point import Family, Point
 from megatron_nmm.scaling.published import DEPTH_24, LATE_SIZES
 from megatron_nmm.scaling.study import Study

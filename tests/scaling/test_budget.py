@@ -23,7 +23,7 @@ from megatron_nmm.scaling.fit import fit
 from megatron_nmm.scaling.law import Fitted, Law, Quality
 from megatron_nmm.scaling.money import Machine
 from megatron_nmm.scaling.nearest import nearest
-from megatron_nmm.scaling.papers_fits import fits
+from megatron_nmm.scaling.paper_laws import fits
 from megatron_nmm.scaling.published import DENSE, ENCODERS, MOE
 from tests.scaling.points import grid
 

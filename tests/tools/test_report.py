@@ -9,9 +9,10 @@ from PIL import Image
 
 from megatron_nmm.scaling import fit_file, manifest
 from megatron_nmm.scaling.plots.all import PICTURES
+from tests.scaling.points import point
 from tests.scaling.studies import made
 from tests.tools import browser
-from tools.report import main
+from tools.report import encoders_of, main
 
 SIZE = (1280, 2400)
 
@@ -20,8 +21,8 @@ SIZE = (1280, 2400)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study with its report."""
     study, path = made(), tmp_path_factory.mktemp("scaling")
-    for point in study.points:
-        manifest.append(path / manifest.NAME, point)
+    for run in study.points:
+        manifest.append(path / manifest.NAME, run)
     with (path / manifest.NAME).open("a") as file:
         file.write('{"run": "<b>cut')
     fit_file.write(path / fit_file.NAME, study.fits)
@@ -97,6 +98,17 @@ def test_a_fit_that_is_none_and_a_folder_that_cannot_be_are_refused(
     (tmp_path / "file").write_text("")
     assert main([str(folder), "--output", str(tmp_path / "file" / "below")]) == 2
     assert "takes no report" in capsys.readouterr().err
+
+
+def test_an_encoder_grid_tells_the_best_encoders() -> None:
+    """Twice the encoder gains 10 % and then nothing."""
+    losses = {75e6: 3.0, 150e6: 2.7, 300e6: 2.7, 600e6: 2.7}
+    runs = [
+        point(f"r{size:g}", {"text": loss}, family="late", active=5e8 + size, vision=size, vision_tokens=1e9)
+        for size, loss in losses.items()
+    ]
+    assert encoders_of(runs) == ((5e8, 150e6),)
+    assert encoders_of(runs[:1]) == () and encoders_of([point("early")]) == ()
 
 
 def test_it_loads_no_torch_and_no_scipy() -> None:

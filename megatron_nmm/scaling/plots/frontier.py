@@ -7,7 +7,7 @@ import numpy as np
 
 from megatron_nmm.scaling.frontier import CHEAP, lower_hull
 from megatron_nmm.scaling.law import Fitted
-from megatron_nmm.scaling.papers_fits import frontier as papers_frontier
+from megatron_nmm.scaling.paper_laws import frontier as papers_frontier
 from megatron_nmm.scaling.plots import style
 from megatron_nmm.scaling.point import Point
 from megatron_nmm.scaling.study import Study, by_size

@@ -7,7 +7,7 @@ from megatron_nmm.scaling import published
 from megatron_nmm.scaling.budget import for_flops
 from megatron_nmm.scaling.law import Fitted
 from megatron_nmm.scaling.optimum import Cost, of_flops
-from megatron_nmm.scaling.papers_fits import ANCHOR, BUDGETS, fits, frontier
+from megatron_nmm.scaling.paper_laws import ANCHOR, BUDGETS, fits, frontier
 
 FITS = {fitted.family: fitted for fitted in fits()}
 
