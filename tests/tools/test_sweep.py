@@ -13,7 +13,7 @@ import pytest
 from megatron_nmm.config.io import save
 from megatron_nmm.files import lock
 from megatron_nmm.models.accounting import parameters
-from megatron_nmm.scaling import manifest
+from megatron_nmm.scaling import local, manifest
 from megatron_nmm.train import metrics
 from tests.train.runs import tiny_run
 from tools import sweep
@@ -90,6 +90,7 @@ def test_a_run_that_fails_is_named_with_its_log(
 ) -> None:
     study, output, name = _study(tmp_path), tmp_path / "out", "early-w48-45-45-10-s1234-3.84k"
     monkeypatch.setattr(sweep, "TRAINER", ROOT / "tests/scaling/fake_train.py")
+    monkeypatch.setattr(local, "LOOK_S", 0.05)
     monkeypatch.setenv("FAIL", name)
     arguments = ["--study", str(study), "--output", str(output), "--at-once", "2"]
     assert sweep.main(arguments) == sweep.FAILED
