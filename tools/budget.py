@@ -27,14 +27,22 @@ from megatron_nmm.config.refusal import refuse
 from megatron_nmm.data.mixture_presets import weights
 from megatron_nmm.errors import ConfigError, NMMError
 from megatron_nmm.planner.gpus import GPUS, gpu
-from megatron_nmm.scaling import budget_report as report
-from megatron_nmm.scaling.budget import Option, Trained, for_flops, for_parameters, for_tokens, overtrained, trained
-from megatron_nmm.scaling.choose_fits import choose
 from megatron_nmm.scaling.law import Fitted
 from megatron_nmm.scaling.money import Machine
-from megatron_nmm.scaling.optimum import tokens_for
-from megatron_nmm.scaling.paper_laws import fits as papers_fits
-from megatron_nmm.scaling.repeats import Readings, Source, read, readings
+from megatron_nmm.scaling.papers.laws import fits as papers_fits
+from megatron_nmm.scaling.plan import report
+from megatron_nmm.scaling.plan.budget import (
+    Option,
+    Trained,
+    for_flops,
+    for_parameters,
+    for_tokens,
+    overtrained,
+    trained,
+)
+from megatron_nmm.scaling.plan.choose import choose
+from megatron_nmm.scaling.plan.optimum import tokens_for
+from megatron_nmm.scaling.plan.repeats import Readings, Source, read, readings
 from megatron_nmm.scaling.words import amount, family, power
 
 QUESTIONS = ("tokens", "parameters", "latency_flops")
@@ -73,7 +81,7 @@ def fits_of(options: argparse.Namespace) -> tuple[Fitted, ...]:
     if options.fit == "paper":
         every = papers_fits()
     else:
-        from megatron_nmm.scaling.fit_file import read as read_fits
+        from megatron_nmm.scaling.fit.file import read as read_fits
 
         every = tuple(read_fits(Path(options.fit)))
     return choose(every, options.family, options.kind, options.mixture)

@@ -22,20 +22,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from megatron_nmm.config.arguments import positive
 from megatron_nmm.config.refusal import refuse
 from megatron_nmm.errors import ConfigError, DataError, NMMError
-from megatron_nmm.scaling import (
-    coverage,
-    fit_file,
-    fit_report,
-    fit_study,
-    manifest,
-    paper_fits,
-    paper_navil,
-    paper_tables,
-    paper_verdicts,
-    published,
-)
-from megatron_nmm.scaling.fit import Report
-from megatron_nmm.scaling.fit_study import Choice, Job
+from megatron_nmm.scaling import manifest
+from megatron_nmm.scaling.fit import coverage
+from megatron_nmm.scaling.fit import file as fit_file
+from megatron_nmm.scaling.fit import report as fit_report
+from megatron_nmm.scaling.fit import study as fit_study
+from megatron_nmm.scaling.fit.one import Report
+from megatron_nmm.scaling.fit.study import Choice, Job
+from megatron_nmm.scaling.papers import fits as paper_fits
+from megatron_nmm.scaling.papers import navil as paper_navil
+from megatron_nmm.scaling.papers import published
+from megatron_nmm.scaling.papers import tables as paper_tables
+from megatron_nmm.scaling.papers import verdicts as paper_verdicts
 
 PAPER = "paper"
 WIDTH = 100

@@ -17,11 +17,13 @@ from megatron_nmm.config.arguments import finite_above_zero
 from megatron_nmm.config.refusal import refuse
 from megatron_nmm.errors import ConfigError, NMMError
 from megatron_nmm.files import durable
-from megatron_nmm.scaling import fit_file, manifest, report
-from megatron_nmm.scaling.encoder_rule import best_encoders
-from megatron_nmm.scaling.plots.all import PICTURES, draw_all
+from megatron_nmm.scaling import manifest
+from megatron_nmm.scaling.fit import file as fit_file
+from megatron_nmm.scaling.fit.encoder_rule import best_encoders
 from megatron_nmm.scaling.point import Point
-from megatron_nmm.scaling.study import Study
+from megatron_nmm.scaling.report import page as report
+from megatron_nmm.scaling.report.plots.all import PICTURES, draw_all
+from megatron_nmm.scaling.report.study import Study
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -22,12 +22,13 @@ from megatron_nmm.config.refusal import INTERRUPTED, refuse
 from megatron_nmm.config.values import nearest_key
 from megatron_nmm.errors import ConfigError, NMMError
 from megatron_nmm.planner.gpus import GPUS, gpu
-from megatron_nmm.scaling import local, manifest, show, slurm, work
-from megatron_nmm.scaling.cost import cost
-from megatron_nmm.scaling.design import Design
-from megatron_nmm.scaling.expand import FILTERS, Trunk, expand, only
+from megatron_nmm.scaling import manifest
 from megatron_nmm.scaling.point import Point
-from megatron_nmm.scaling.presets import PRESETS
+from megatron_nmm.scaling.sweep import local, show, slurm, work
+from megatron_nmm.scaling.sweep.cost import cost
+from megatron_nmm.scaling.sweep.design import Design
+from megatron_nmm.scaling.sweep.expand import FILTERS, Trunk, expand, only
+from megatron_nmm.scaling.sweep.presets import PRESETS
 
 TRAINER = Path(__file__).with_name("train.py")
 FAILED = 1

@@ -1,1 +1,4 @@
-"""Scaling laws: many runs as one study, what their losses say, and which model to train next; loads no torch."""
+"""Scaling laws: many runs as one study (sweep), what their losses say (fit, report), which model comes next (plan).
+
+Loads no torch.
+"""

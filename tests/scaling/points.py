@@ -3,8 +3,8 @@
 import numpy as np
 
 from megatron_nmm.scaling.law import Law
+from megatron_nmm.scaling.papers.published import DEPTH_24
 from megatron_nmm.scaling.point import Point, study_flops
-from megatron_nmm.scaling.published import DEPTH_24
 
 TOKENS = (5e9, 20e9, 80e9, 300e9)
 

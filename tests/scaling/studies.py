@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 
 from megatron_nmm.scaling.law import Fitted, Interval, Law, Quality
-from megatron_nmm.scaling.optimum import Cost
-from megatron_nmm.scaling.paper_laws import fits
+from megatron_nmm.scaling.papers.laws import fits
+from megatron_nmm.scaling.papers.published import DEPTH_24, LATE_SIZES
+from megatron_nmm.scaling.plan.optimum import Cost
 from megatron_nmm.scaling.point import Family, Point
-from megatron_nmm.scaling.published import DEPTH_24, LATE_SIZES
-from megatron_nmm.scaling.study import Study
+from megatron_nmm.scaling.report.study import Study
 
 TOKENS = tuple(np.geomspace(5e9, 4e11, 7))
 KINDS = {"caption": 0.86, "interleaved": 1.04, "text": 1.10}

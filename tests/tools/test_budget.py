@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from megatron_nmm.scaling import fit_file
+from megatron_nmm.scaling.fit import file as fit_file
 from tests.scaling.studies import made
 from tools.budget import main
 

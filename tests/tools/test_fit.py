@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from megatron_nmm.scaling import fit_file
+from megatron_nmm.scaling.fit import file as fit_file
 from megatron_nmm.scaling.manifest import NAME, append
+from megatron_nmm.scaling.papers.published import DENSE, MOE
 from megatron_nmm.scaling.point import Point
-from megatron_nmm.scaling.published import DENSE, MOE
 from tests.scaling.points import grid, point
 from tools import fit
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from megatron_nmm.scaling import fit_file, manifest
-from megatron_nmm.scaling.plots.all import PICTURES
+from megatron_nmm.scaling import manifest
+from megatron_nmm.scaling.fit import file as fit_file
+from megatron_nmm.scaling.report.plots.all import PICTURES
 from tests.scaling.points import point
 from tests.scaling.studies import made
 from tests.tools import browser

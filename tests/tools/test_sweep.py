@@ -13,7 +13,8 @@ import pytest
 from megatron_nmm.config.io import save
 from megatron_nmm.files import lock
 from megatron_nmm.models.accounting import parameters
-from megatron_nmm.scaling import local, manifest
+from megatron_nmm.scaling import manifest
+from megatron_nmm.scaling.sweep import local
 from megatron_nmm.train import metrics
 from tests.train.runs import tiny_run
 from tools import sweep
@@ -24,7 +25,7 @@ STUDY = """
 from dataclasses import replace
 
 from megatron_nmm.config.io import load
-from megatron_nmm.scaling.design import Candidate, Design, Grid
+from megatron_nmm.scaling.sweep.design import Candidate, Design, Grid
 
 
 def study() -> Design:

@@ -1,0 +1,1 @@
+"""Which model to train next, from a fit or from the papers' coefficients."""
