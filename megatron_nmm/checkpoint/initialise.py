@@ -14,7 +14,7 @@ from megatron_nmm.config import RunConfig
 from megatron_nmm.config.fault import config_error
 from megatron_nmm.config.first_weights import first_weights_faults
 from megatron_nmm.config.hf_config import read
-from megatron_nmm.config.hf_vision import WHOLE
+from megatron_nmm.config.hf_vision import WHOLES
 from megatron_nmm.parallel.world import World
 
 Say = Callable[[str], None]
@@ -22,7 +22,7 @@ Say = Callable[[str], None]
 DERIVED = r".*\.rotary_emb\.inv_freq"
 """What older folders store although it follows from their config.json."""
 OTHER_PARTS = r"(?!vision_model\.).*"
-"""What a whole NaViL model holds besides its encoder."""
+"""What a whole NaViL or InternVL model holds besides its encoder."""
 
 
 def initialise(run: RunConfig, model: Any, world: World, say: Say) -> None:
@@ -81,7 +81,7 @@ def _language_model(run: RunConfig, model: Any, world: World, say: Say) -> None:
 def _vision_model(run: RunConfig, model: Any, world: World, say: Say) -> None:
     folder, raw = _open(run.init.vision_model, world)
     filled = {row.ours: row for row in navil_vision.rows(run.model, raw)}
-    ignored = (DERIVED, OTHER_PARTS) if raw["model_type"] == WHOLE else (DERIVED,)
+    ignored = (DERIVED, OTHER_PARTS) if raw["model_type"] in WHOLES else (DERIVED,)
     load_rows(folder, filled, ignored, model_shapes(model, world), model, world)
     if world.is_main:
         say(f"first weights of the vision encoder from {folder.place}: {len(filled)} tensors")

@@ -132,7 +132,7 @@ class GroupedQKV(_Alone):
 
 @dataclass(frozen=True)
 class FusedQKV(_Alone):
-    """One matrix of three blocks (all queries, all keys, all values) [3GD, H] to each head's together."""
+    """One matrix of three blocks (all queries, all keys, all values) [3GD, H] to each head's together; or its bias."""
 
     ours: str
     source: str
@@ -143,12 +143,12 @@ class FusedQKV(_Alone):
         return (self.source,)
 
     def join(self, theirs: Tensors) -> torch.Tensor:
-        width = theirs[0].shape[1]
-        return theirs[0].reshape(3, self.heads, -1, width).transpose(0, 1).reshape(-1, width)
+        width = theirs[0].shape[1:]
+        return theirs[0].reshape(3, self.heads, -1, *width).transpose(0, 1).reshape(-1, *width)
 
     def cut(self, ours: torch.Tensor, *beside: torch.Tensor) -> Tensors:
-        width = ours.shape[1]
-        return (ours.reshape(self.heads, 3, -1, width).transpose(0, 1).reshape(-1, width),)
+        width = ours.shape[1:]
+        return (ours.reshape(self.heads, 3, -1, *width).transpose(0, 1).reshape(-1, *width),)
 
 
 @dataclass(frozen=True)
@@ -169,6 +169,25 @@ class Filter(_Alone):
 
     def cut(self, ours: torch.Tensor, *beside: torch.Tensor) -> Tensors:
         return (ours.reshape(len(ours), self.channels, self.patch, self.patch),)
+
+
+@dataclass(frozen=True)
+class Batched(_Alone):
+    """A tensor that they keep in a batch of one: theirs begins with ``ones`` dimensions of size 1."""
+
+    ours: str
+    source: str
+    ones: int
+
+    @property
+    def theirs(self) -> tuple[str, ...]:
+        return (self.source,)
+
+    def join(self, theirs: Tensors) -> torch.Tensor:
+        return theirs[0].flatten(0, self.ones)
+
+    def cut(self, ours: torch.Tensor, *beside: torch.Tensor) -> Tensors:
+        return (ours.reshape(*(1,) * self.ones, *ours.shape),)
 
 
 @dataclass(frozen=True)

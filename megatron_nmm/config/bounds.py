@@ -68,6 +68,7 @@ BOUNDS: dict[str, Range] = {
     "model.vision.layer_scale": ANY_COUNT,
     "model.vision.norm_epsilon": POSITIVE,
     "model.vision.rope_base": ROPE_BASE,
+    "model.vision.table_side": ANY_COUNT,
     "model.vision.window": ANY_COUNT,
     "model.vision.full_layers.*": ANY_COUNT,
     "model.vision.patch": SIZE,

@@ -39,8 +39,9 @@ LAYOUT = ("parallel.tensor", "parallel.context", "parallel.pipeline", WORLD)
 SEQUENCE = ("parallel.sequence", "data.microbatch", "data.sequence_length")
 STAGES = ("model.layers", "parallel.pipeline", "parallel.virtual_stages", "parallel.stage_layers")
 BATCH = ("data.microbatch", "data.global_batch")
-ENCODER = ("model.vision.depth", "model.vision.width", "model.vision.heads")
+ENCODER = ("model.vision.depth", "model.vision.width", "model.vision.heads", "model.vision.positions")
 TOKEN = ("model.vision.depth", "model.vision.patch", "model.vision.connector")
+PLACES = ("model.vision.depth", "model.vision.positions", "model.vision.table_side", "model.vision.class_token")
 IMAGES = (*TOKEN, "data.image_rule", "data.sequence_length")
 NATIVE = ("data.min_patches", "data.max_patches", "data.multi_scale", "data.augment")
 EXPERTS = ("model.sparse.experts", "parallel.expert")
@@ -74,6 +75,8 @@ RULES: tuple[Rule, ...] = (
     Rule(ENCODER, vision.vision_heads_split_width),
     Rule(("model.vision.depth", "model.vision.full_layers"), vision.full_layers_exist),
     Rule(("model.vision.window", *TOKEN), vision.windows_hold_tokens),
+    Rule((*PLACES, *IMAGES, "data.image_size"), vision.positions_have_a_table),
+    Rule((*PLACES, "model.vision.window"), vision.class_token_has_a_place),
     Rule((*ENCODER, "model.vision.ffn", "parallel.vision", "parallel.tensor"), vision.tensor_splits_encoder),
     Rule(("model.sparse.experts", "model.sparse.top_k"), sparse.experts_are_enough),
     Rule(("model.sparse.experts", "model.sparse.dense_layers", "model.layers"), sparse.some_layer_is_sparse),

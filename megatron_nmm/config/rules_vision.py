@@ -10,7 +10,8 @@ def vision_heads_split_width(run: RunConfig, world_size: int) -> Iterator[Fault]
     """Heads share the encoder's width, and 2D RoPE turns pairs of each half of a head: one half a direction."""
     vision = run.model.vision
     width, heads = vision.width, vision.heads
-    if not vision.depth or width % (4 * heads) == 0:
+    unit = 4 if vision.positions == "rotary" else 1
+    if not vision.depth or width % (unit * heads) == 0:
         return
     if width % heads:
         fact = f"model.vision.width {width} is not divisible by model.vision.heads {heads}"
@@ -19,13 +20,13 @@ def vision_heads_split_width(run: RunConfig, world_size: int) -> Iterator[Fault]
             f"the encoder's head width {vision.head_width} (model.vision.width {width} / model.vision.heads {heads}) "
             "is not divisible by 4, and RoPE turns pairs by row and by column"
         )
-    legal = divisors(width // 4) if width % 4 == 0 else []
+    legal = divisors(width // unit) if width % unit == 0 else []
     yield Fault(
         "model.vision.heads",
         fact,
         use(
             ("model.vision.heads", heads, around(heads, legal)),
-            ("model.vision.width", width, multiples_around(width, 4 * heads)),
+            ("model.vision.width", width, multiples_around(width, unit * heads)),
         ),
     )
 
@@ -55,6 +56,37 @@ def windows_hold_tokens(run: RunConfig, world_size: int) -> Iterator[Fault]:
         )
         legal = multiples_around(vision.window, vision.shuffle)
         yield Fault("model.vision.window", fact, use(("model.vision.window", vision.window, legal)))
+
+
+def positions_have_a_table(run: RunConfig, world_size: int) -> Iterator[Fault]:
+    """A table of positions has as many rows and columns as is said; only such a model says it."""
+    vision, data = run.model.vision, run.data
+    if not vision.depth or (vision.positions == "table") == (vision.table_side > 0):
+        return
+    if vision.table_side:
+        fact = f"model.vision.table_side {vision.table_side} is of a table, and model.vision.positions is rotary"
+        remedy = "use model.vision.positions table, or model.vision.table_side 0"
+    else:
+        fact = "model.vision.positions table has no rows: model.vision.table_side is 0"
+        side = max(1, data.image_size // vision.patch) if data.image_rule == "square" else 32
+        remedy = f"use model.vision.table_side {side}, or model.vision.positions rotary"
+    yield Fault("model.vision.table_side", fact, remedy)
+
+
+def class_token_has_a_place(run: RunConfig, world_size: int) -> Iterator[Fault]:
+    """A class token has a row in the table of positions, and belongs to a whole view."""
+    vision = run.model.vision
+    if not (vision.depth and vision.class_token):
+        return
+    if vision.positions == "rotary":
+        fact = "model.vision.class_token true has no place in an image, and model.vision.positions rotary needs one"
+        remedy = "use model.vision.positions table, or model.vision.class_token false"
+        yield Fault("model.vision.class_token", fact, remedy)
+    if vision.window:
+        fact = (
+            f"model.vision.class_token true attends with whole views, and model.vision.window {vision.window} cuts them"
+        )
+        yield Fault("model.vision.class_token", fact, "use model.vision.window 0, or model.vision.class_token false")
 
 
 def tensor_splits_encoder(run: RunConfig, world_size: int) -> Iterator[Fault]:

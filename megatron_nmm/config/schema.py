@@ -266,7 +266,7 @@ class InitConfig:
     language_model: str = ""
     """Hugging Face folder of a Qwen3, Llama or InternLM2 model: decoder and embeddings; visual experts get copies."""
     vision_model: str = ""
-    """Hugging Face folder whose vision encoder has this one's shape."""
+    """Hugging Face folder whose vision encoder has this one's shape: NaViL's, InternViT-300M or an InternVL of it."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from typing import Literal
 
 ImageMask = Literal["bidirectional", "causal"]
 Mlp = Literal["swiglu", "gelu"]
+Norm = Literal["rms", "layer"]
+Positions = Literal["rotary", "table"]
 Connector = Literal["linear", "mlp", "pixel_shuffle"]
 ModalityExperts = Literal["none", "ffn", "all"]
 RouterScore = Literal["softmax", "sigmoid"]
@@ -36,15 +38,27 @@ class VisionConfig:
     mlp: Mlp = "swiglu"
     """SwiGLU without biases (P1), or GELU of two matrices (NaViL's released code)."""
     bias: bool = False
-    """Biases on the output projection and the MLP (NaViL); queries, keys and values never have any."""
+    """Biases on the output projection and the MLP (NaViL)."""
+    qkv_bias: bool = False
+    """Biases on queries, keys and values (InternViT-300M)."""
+    norm: Norm = "rms"
+    """RMSNorm, or LayerNorm with a bias (InternViT-300M); those of queries and keys are RMSNorms in any case."""
     qk_norm: bool = True
+    """RMSNorm of each head's queries and keys."""
     layer_scale: float = 0.0
     """First value of the learnt scale on every branch (NaViL 0.1); 0 = no such scale."""
     final_norm: bool = True
-    """RMSNorm after the last layer; NaViL has none, its connector begins with a norm."""
+    """A norm after the last layer; NaViL has none, its connector begins with a norm."""
     norm_epsilon: float = 1e-5
     rope_base: float = 10_000.0
     """Base of the two-dimensional RoPE: half of each head turns with the row, half with the column."""
+    positions: Positions = "rotary"
+    """How patches know their place: two-dimensional RoPE in every layer, or a learnt vector that is added to each
+    before the first layer (InternViT)."""
+    table_side: int = 0
+    """Rows, and columns, of the table of such vectors; views of another grid have it interpolated bicubically."""
+    class_token: bool = False
+    """A learnt vector attends with the patches of each view, and no token is made of it (InternViT)."""
     window: int = 0
     """Side in patches of the squares that attend among themselves; 0 = every layer sees the whole view."""
     full_layers: tuple[int, ...] = ()
@@ -72,6 +86,17 @@ class VisionConfig:
     def head_width(self) -> int:
         """Width of one attention head of the encoder."""
         return self.width // self.heads
+
+    @property
+    def table_rows(self) -> int:
+        """Vectors of the table of positions; the class token's is the first."""
+        return self.table_side**2 + self.class_token if self.positions == "table" else 0
+
+    @property
+    def class_unit(self) -> int:
+        """Rows that the class token of a view takes in the encoder: as many as a decoder token is made of, so that
+        ranks which share rows never cut one of those; all but one are padding."""
+        return self.shuffle**2 if self.depth and self.class_token else 0
 
     @property
     def shuffle(self) -> int:

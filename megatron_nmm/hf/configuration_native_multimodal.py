@@ -18,6 +18,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "modality_experts": ("none", "ffn", "all"),
     "score_function": ("softmax", "sigmoid"),
     "mlp": ("swiglu", "gelu"),
+    "norm": ("rms", "layer"),
+    "positions": ("rotary", "table"),
     "connector": ("linear", "mlp", "pixel_shuffle"),
 }
 """Fields of few values."""
@@ -28,12 +30,17 @@ VISION: dict[str, Any] = {
     "intermediate_size": 1024,
     "num_attention_heads": 6,
     "mlp": "swiglu",
-    "bias": False,  # on the output projection and the MLP; queries, keys and values never have any
-    "qk_norm": True,
+    "bias": False,  # on the output projection and the MLP
+    "qkv_bias": False,  # on queries, keys and values
+    "norm": "rms",  # or "layer", with a bias
+    "qk_norm": True,  # RMSNorm of each head's queries and keys
     "layer_scale": 0.0,  # first value of the learnt factor on every branch; 0 = no such factor
     "final_norm": True,
     "rms_norm_eps": 1e-5,
     "rope_theta": 10_000.0,
+    "positions": "rotary",  # or "table": a learnt vector for each place, added before the first layer
+    "table_side": 0,  # rows, and columns, of that table; it is interpolated for other views
+    "class_token": False,  # attends with each view, and no token is made of it
     "window_size": 0,  # side in patches of the squares that attend among themselves; 0 = layers see the whole view
     "full_attention_layers": [],  # layers that see the whole view although there are windows
     "connector": "linear",

@@ -39,7 +39,7 @@ class NativeMultimodalPreTrainedModel(PreTrainedModel):
     _keep_in_fp32_modules_strict: ClassVar[list[str]] = ["e_score_correction_bias"]
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Normal matrices, norms of one, and what transformers does not know: routers, LayerScale."""
+        """Normal matrices, norms of one, and what transformers does not know: routers, LayerScale, places."""
         super()._init_weights(module)
         if isinstance(module, Router):
             init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
@@ -48,6 +48,9 @@ class NativeMultimodalPreTrainedModel(PreTrainedModel):
         elif isinstance(module, VisionLayer) and module.layer_scale:
             init.constant_(module.ls1, module.layer_scale)
             init.constant_(module.ls2, module.layer_scale)
+        elif isinstance(module, VisionEncoder):
+            for weight in module.parameters(recurse=False):
+                init.normal_(weight, mean=0.0, std=self.config.initializer_range)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""Root-mean-square normalisation that also runs under sequence parallelism (megatron-core's torch norm refuses it)."""
+"""Norms that also run under sequence parallelism, which megatron-core's torch norms refuse."""
 
 from typing import Any, cast
 
 import torch
-from torch.nn.functional import rms_norm
+from torch.nn.functional import layer_norm, rms_norm
 
 
 class RMSNorm(torch.nn.Module):
@@ -21,6 +21,23 @@ class RMSNorm(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Any leading shape; same shape and dtype out."""
         return rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+
+
+class LayerNorm(torch.nn.Module):
+    """(x - mean(x)) / deviation(x) * weight + bias over the last dimension, statistics in fp32; torch's kernel."""
+
+    def __init__(self, config: Any, hidden_size: int, eps: float = 1e-5) -> None:
+        """As RMSNorm."""
+        super().__init__()
+        self.eps = eps
+        self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype))
+        self.bias = torch.nn.Parameter(torch.zeros(hidden_size, dtype=config.params_dtype))
+        for p in self.parameters():
+            cast(Any, p).sequence_parallel = config.sequence_parallel
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Any leading shape; same shape and dtype out."""
+        return layer_norm(x, (x.shape[-1],), self.weight, self.bias, self.eps)
 
 
 class FewPassRMSNorm(RMSNorm):

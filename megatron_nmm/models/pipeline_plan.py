@@ -64,6 +64,7 @@ def typical_row(run: RunConfig) -> Work:
         patches=patches,
         filled_tokens=tokens,
         visual_tokens=images,
-        view_pairs=round(views * view_pairs(side, side)),
+        view_pairs=round(views * view_pairs(side, side, vision.class_token)),
         window_pairs=round(views * window_pairs(side, side, vision.window)),
+        class_tokens=round(views) if vision.class_unit else 0,
     )

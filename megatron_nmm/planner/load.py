@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 
 from megatron_nmm.config.recipes import facts
 from megatron_nmm.config.schema import RunConfig
-from megatron_nmm.models.accounting import Work
+from megatron_nmm.models.accounting import Work, encoder_rows
 from megatron_nmm.models.accounting.activations import Layer, Rows
 from megatron_nmm.models.pipeline_plan import typical_row
 from megatron_nmm.planner.place import Place
@@ -18,14 +18,14 @@ class Load:
     decoder: Rows
     """Of the rank's positions."""
     encoder: Rows
-    """Of the patches that one rank encodes."""
+    """Of the patches and class tokens that one rank encodes."""
 
 
 def typical(run: RunConfig, place: Place) -> Load:
     """A microbatch of typical rows (models/pipeline_plan.py): one document each, images at P1's share."""
     row = typical_row(run)
     work = Work(**{field.name: place.rows * getattr(row, field.name) for field in fields(row)})
-    return Load(work, Rows(work.tokens / place.context), Rows(work.patches / place.encoder_workers))
+    return Load(work, Rows(work.tokens / place.context), Rows(encoder_rows(run.model, work) / place.encoder_workers))
 
 
 def decoder_layer(run: RunConfig, place: Place, layer: int) -> Layer:
@@ -67,6 +67,7 @@ def encoder_layer(run: RunConfig, place: Place) -> Layer:
         qk_norm=vision.qk_norm,
         tensor=place.encoder,
         sequence=min(place.sequence, place.encoder),
+        centred=vision.norm == "layer",
         scaled=vision.layer_scale > 0,
         eight_bits=facts(run.precision) is not None,
     )

@@ -164,13 +164,14 @@ def _images(run: RunConfig, place: Place, load: Load, kernels: Kernels) -> float
     own = patches / layer.sequence
     connector = own * vision.width * value
     if vision.final_norm:
-        connector += own * (vision.width * value + FP32)
+        connector += own * (vision.width * value + (1 + layer.centred) * FP32)
     if vision.shuffle > 1:
         connector += own * vision.width * value
     if vision.connector != "linear":
         connector += 2 * own / vision.shuffle**2 * model.width * value
-    rotation = patches * (vision.head_width * value + INDEX_BYTES)
-    return stem + layers + connector + rotation + tokens * model.width * value
+    # Cosines and sines, or which vector of the table each row takes.
+    places = patches * INDEX_BYTES + (patches * vision.head_width * value if vision.positions == "rotary" else 0)
+    return stem + layers + connector + places + tokens * model.width * value
 
 
 def _output(run: RunConfig, place: Place, load: Load) -> float:

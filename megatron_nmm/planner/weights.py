@@ -18,13 +18,20 @@ SPLIT: dict[str, Split] = {
     **dict.fromkeys(("word_embeddings", "output_layer"), "tensor"),
     **{f"vision.{name}": "encoder" for name in ("linear_qkv", "linear_proj", "linear_fc1", "linear_fc2")},
     "vision.linear_fc1.bias": "encoder",
+    "vision.linear_qkv.bias": "encoder",
     "experts.linear_fc1": "expert",
     "experts.linear_fc2": "expert",
 }
 """Tensor -> the group that shares it; a twin of image tokens goes with the text's, all others are whole on every rank.
 "encoder": the tensor group, where it splits the encoder's matrices (models/vision/placement.py)."""
 
-PIECES = dict.fromkeys(("vision.layer_norms", "vision.qk_norms", "vision.layer_scales", "connector.norm"), 2)
+PIECES = dict.fromkeys(
+    (
+        *("vision.layer_norms", "vision.layer_norms.bias", "vision.qk_norms", "vision.layer_scales"),
+        "connector.norm",
+    ),
+    2,
+)
 """Rows of the table that stand for more than one tensor: padding between tensors counts each."""
 
 ON_LAST = frozenset({"final_layernorm", "output_layer"})

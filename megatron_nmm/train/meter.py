@@ -103,8 +103,9 @@ def work(batch: Batch, model: ModelConfig) -> Work:
         patches=len(batch.patches),
         filled_tokens=int(batch.filled.sum()),
         visual_tokens=len(batch.visual_index),
-        view_pairs=int(view_pairs(rows, columns).sum()),
+        view_pairs=int(view_pairs(rows, columns, model.vision.class_token).sum()),
         window_pairs=int(window_pairs(rows, columns, model.vision.window).sum()),
+        class_tokens=len(batch.grids) if model.vision.class_unit else 0,
     )
 
 

@@ -100,7 +100,10 @@ def _toy_sparse(sparse: SparseConfig) -> SparseConfig:
 
 
 def _toy_vision(vision: VisionConfig) -> VisionConfig:
-    """Two narrow layers, if there are any; an odd number of heads stays odd, and windows leave some of a view out."""
+    """Two narrow layers, if there are any; an odd number of heads stays odd, and windows leave some of a view out.
+
+    A table of positions is that of a square image.
+    """
     patch = min(vision.patch, 8)
     if not vision.depth:
         return replace(vision, patch=patch)
@@ -113,6 +116,7 @@ def _toy_vision(vision: VisionConfig) -> VisionConfig:
         ffn=40 * heads,
         window=4 if vision.window else 0,
         full_layers=(1,) if vision.full_layers else (),
+        table_side=4 if vision.table_side else 0,
         patch=patch,
     )
 

@@ -4,7 +4,18 @@ import pytest
 import torch
 
 from megatron_nmm.checkpoint.families import LANGUAGE, navil_vision
-from megatron_nmm.checkpoint.rows import Chained, Filter, FusedQKV, GroupedQKV, Padded, PerExpert, Row, Same, Stacked
+from megatron_nmm.checkpoint.rows import (
+    Batched,
+    Chained,
+    Filter,
+    FusedQKV,
+    GroupedQKV,
+    Padded,
+    PerExpert,
+    Row,
+    Same,
+    Stacked,
+)
 from megatron_nmm.config import ModelConfig, VisionConfig
 from megatron_nmm.errors import CheckpointError
 
@@ -15,6 +26,9 @@ ROWS: dict[str, tuple[Row, tuple[int, ...], list[tuple[int, ...]]]] = {
     "grouped": (GroupedQKV("a", ("q", "k", "v"), 2, 4), (2 * (3 + 2) * 4, 5), [(24, 5), (8, 5), (8, 5)]),
     "per expert": (PerExpert("a", tuple("abcdef"), 3), (3, 4, 5), [(2, 5)] * 6),
     "fused": (FusedQKV("a", "qkv", 3), (3 * 3 * 4, 5), [(36, 5)]),
+    "fused bias": (FusedQKV("a", "qkv", 3), (36,), [(36,)]),
+    "batched": (Batched("a", "b", 2), (5,), [(1, 1, 5)]),
+    "batched table": (Batched("a", "b", 1), (4, 5), [(1, 4, 5)]),
     "filter": (Filter("a", "conv", 3, 2), (5, 12), [(5, 3, 2, 2)]),
 }
 """Row, shape of ours, shapes of theirs."""

@@ -60,6 +60,7 @@ def test_defaults_are_legal_on_one_process() -> None:
         ("model.vision.channels=1", "use 3"),
         ("model.vision.width=0", "use a value of at least 1"),
         ("model.vision.layer_scale=-0.1", "use a value of at least 0"),
+        ("model.vision.table_side=-1", "use a value of at least 0"),
         ("model.vision.full_layers.0=-1", "use a value of at least 0"),
         ("model.head_dim=0", "use a value of at least 1"),
         ("parallel.stage_layers.0=-1", "use a value of at least 0"),

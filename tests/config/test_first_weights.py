@@ -73,6 +73,23 @@ NAVIL: dict[str, Any] = {
         "qk_normalization": False,
     },
 }
+INTERN_VIT: dict[str, Any] = {
+    "model_type": "intern_vit_6b",
+    "hidden_act": "gelu",
+    "hidden_size": 1024,
+    "image_size": 448,
+    "initializer_factor": 0.1,
+    "intermediate_size": 4096,
+    "layer_norm_eps": 1e-6,
+    "norm_type": "layer_norm",
+    "num_attention_heads": 16,
+    "num_channels": 3,
+    "num_hidden_layers": 24,
+    "patch_size": 14,
+    "qk_normalization": False,
+    "qkv_bias": True,
+}
+"""InternViT-300M-448px."""
 WITH_ENCODER = VisionConfig(depth=1, connector="pixel_shuffle")
 
 
@@ -201,7 +218,7 @@ def test_an_encoder_of_navils_form_is_mended_by_the_remedies(tmp_path: Path) -> 
     """Windows are used only where the layers that see everything are listed."""
     run = _run(tmp_path, vision_model=str(_folder(tmp_path / "vit", NAVIL)))
     faults = _faults(run)
-    keys = "depth width heads ffn patch norm_epsilon window full_layers mlp bias qk_norm final_norm layer_scale"
+    keys = "depth width heads ffn patch norm_epsilon mlp bias qk_norm final_norm layer_scale window full_layers"
     assert [fault.key for fault in faults] == [f"model.vision.{key}" for key in keys.split()]
     vision = _mended(run, faults).model.vision
     assert _faults(_mended(run, faults)) == []
@@ -229,13 +246,44 @@ def test_an_encoder_of_another_form_is_refused(change: dict[str, Any], told: str
     assert any(told in str(fault) for fault in _faults(run))
 
 
+def test_an_encoder_of_intern_vits_form_is_mended_by_the_remedies(tmp_path: Path) -> None:
+    run = _run(tmp_path, vision_model=str(_folder(tmp_path / "vit", INTERN_VIT)))
+    vision = _mended(run, _faults(run)).model.vision
+    assert _faults(_mended(run, _faults(run))) == []
+    assert (vision.depth, vision.width, vision.heads, vision.ffn, vision.patch) == (24, 1024, 16, 4096, 14)
+    assert (vision.norm, vision.qkv_bias, vision.bias, vision.qk_norm) == ("layer", True, True, False)
+    assert (vision.positions, vision.table_side, vision.class_token, vision.final_norm) == ("table", 32, True, False)
+    whole = {"model_type": "internvl_chat", "vision_config": INTERN_VIT, "llm_config": {"hidden_size": 896}}
+    run = _run(tmp_path, vision_model=str(_folder(tmp_path / "chat", whole)))
+    assert _mended(run, _faults(run)).model.vision == vision
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            {"qk_normalization": True},
+            "has an encoder that norms queries and keys of all heads together, as InternViT-6B",
+        ),
+        ({"hidden_act": "quick_gelu"}, "has an encoder with hidden_act 'quick_gelu' where 'gelu' is supported"),
+        ({"norm_type": "batch_norm"}, "has a config.json that does not say model.vision.norm (KeyError"),
+        ({"image_size": None}, "has a config.json that does not say model.vision.table_side (TypeError"),
+        ({"select_layer": -4}, "reads layer -4 of its encoder (select_layer), this package's the last one"),
+    ],
+)
+def test_another_intern_vit_is_refused(change: dict[str, Any], told: str, tmp_path: Path) -> None:
+    whole = {"model_type": "internvl_chat", "vision_config": {**INTERN_VIT, **change}, **change}
+    run = _run(tmp_path, vision_model=str(_folder(tmp_path / "chat", whole)))
+    assert any(told in str(fault) for fault in _faults(run)), list(map(str, _faults(run)))
+
+
 @pytest.mark.parametrize("kind", [*NEARLY, "clip_vision_model", "convnext"])
 def test_an_encoder_that_only_comes_close_is_refused_by_name(kind: str, tmp_path: Path) -> None:
     run = _run(tmp_path, vision_model=str(_folder(tmp_path / "vit", {"model_type": kind})))
     (fault,) = _faults(run)
     assert f"holds a model of type {kind!r}, which cannot be loaded" in fault.fact
     assert (": it" in fault.fact) == (kind != "convnext")
-    assert fault.remedy == "use a folder of model type navil_chat or navil_vit"
+    assert fault.remedy == "use a folder of model type intern_vit_6b, internvl_chat, navil_chat or navil_vit"
 
 
 def test_a_model_without_an_encoder_has_no_place_for_one(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tests.config.test_rules import kinds, offers
 RUN = RunConfig()
 LATE = ["model.vision.depth=24"]
 NAVIL = [*LATE, "model.vision.connector=pixel_shuffle"]
+TABLE = [*LATE, "model.vision.positions=table", "model.vision.table_side=32"]
 ALL_FROZEN = [f"optim.rates.{part.name}=0" for part in fields(RatesConfig)]
 
 
@@ -58,6 +59,36 @@ def faults(changes: Sequence[str], world_size: int = 1) -> list[str]:
             1,
             "model.vision.window 7 is not a multiple of 2, the side in patches of one token of the connector "
             "pixel_shuffle; use model.vision.window 6 or 8",
+        ),
+        (
+            [*LATE, "model.vision.positions=table"],
+            1,
+            "model.vision.positions table has no rows: model.vision.table_side is 0; use model.vision.table_side 16, "
+            "or model.vision.positions rotary",
+        ),
+        (
+            [*LATE, "model.vision.table_side=32"],
+            1,
+            "model.vision.table_side 32 is of a table, and model.vision.positions is rotary; "
+            "use model.vision.positions table, or model.vision.table_side 0",
+        ),
+        (
+            [*LATE, "model.vision.class_token=true"],
+            1,
+            "model.vision.class_token true has no place in an image, and model.vision.positions rotary needs one; "
+            "use model.vision.positions table, or model.vision.class_token false",
+        ),
+        (
+            [*TABLE, "model.vision.class_token=true", "model.vision.window=8"],
+            1,
+            "model.vision.class_token true attends with whole views, and model.vision.window 8 cuts them; "
+            "use model.vision.window 0, or model.vision.class_token false",
+        ),
+        (
+            [*TABLE, "model.vision.heads=7"],
+            1,
+            "model.vision.width 384 is not divisible by model.vision.heads 7; use model.vision.heads 6 or 8, "
+            "or model.vision.width 378 or 385",
         ),
         (
             [*NAVIL, "data.image_size=238"],
@@ -136,6 +167,8 @@ def test_relation_is_told_alone(changes: list[str], world_size: int, told: str) 
         ([*LATE, "parallel.tensor=4", "parallel.vision=data"], 4),
         ([*LATE, "parallel.tensor=2", "parallel.vision=tensor", "parallel.sequence=true"], 2),
         ([*NAVIL, "model.vision.window=8", "model.vision.full_layers=[7, 15, 23]"], 1),
+        ([*TABLE, "model.vision.class_token=true", "model.vision.width=390"], 1),  # no pairs to turn
+        (["model.vision.class_token=true", "model.vision.positions=table"], 1),  # early fusion: unread
         (["model.vision.heads=7", "model.vision.window=3", "model.vision.full_layers=[9]"], 1),  # early fusion: unread
         (["model.width=1000", "model.head_dim=64"], 1),
         (["model.modality_experts=all", "model.special_embeddings=true"], 1),  # no line ends in squares: unused rows

@@ -13,6 +13,14 @@ STRUCTURES = {
     "late, windows": RunConfig(model=ModelConfig(vision=VisionConfig(depth=12, window=8, full_layers=(3,)))),
     "navil": RunConfig(model=navil("9b"), data=DataConfig(image_rule="native", multi_scale=True, augment=False)),
     "navil, odd heads": RunConfig(model=navil("2b"), data=DataConfig(image_rule="native", augment=False)),
+    "internvit": RunConfig(
+        model=ModelConfig(
+            vision=VisionConfig(
+                depth=12, norm="layer", qkv_bias=True, positions="table", table_side=9, class_token=True
+            )
+        ),
+        data=DataConfig(image_rule="native", augment=False),
+    ),
     "modality ffn": RunConfig(model=modality_aware("0.275b")),
     "sparse": RunConfig(model=ModelConfig(sparse=SparseConfig(experts=8))),
     "sparse, top-2, a dense layer": RunConfig(

@@ -60,6 +60,11 @@ def _vision(vision: VisionConfig) -> dict[str, Any]:
         "num_attention_heads": vision.heads,
         "mlp": vision.mlp,
         "bias": vision.bias,
+        "qkv_bias": vision.qkv_bias,
+        "norm": vision.norm,
+        "positions": vision.positions,
+        "table_side": vision.table_side,
+        "class_token": vision.class_token,
         "qk_norm": vision.qk_norm,
         "layer_scale": vision.layer_scale,
         "final_norm": vision.final_norm,
@@ -121,8 +126,11 @@ def _weights(model: ModelConfig, state: State) -> Named:
     for name, tensor in state.items():
         if name.startswith("vision_encoder.connector."):
             yield name.replace("vision_encoder.", "model."), tensor
-    if model.vision.depth and model.vision.final_norm:
-        yield "model.vision.norm.weight", state["vision_encoder.block.final_layernorm.weight"]
+    for name, tensor in _below(state, "vision_encoder.block.final_layernorm.").items():
+        yield f"model.vision.norm.{name}", tensor
+    for ours, theirs in (("table", "position_table"), ("class_token", "class_token")):
+        if f"vision_encoder.positions.{ours}" in state:
+            yield f"model.vision.{theirs}", state[f"vision_encoder.positions.{ours}"]
     for layer in range(model.vision.depth):
         of_layer = _below(state, f"vision_encoder.block.layers.{layer}.")
         yield from _vision_layer(model.vision, of_layer, f"model.vision.layers.{layer}.")
@@ -168,7 +176,9 @@ def _swiglu(mlp: State, to: str) -> Named:
 def _vision_layer(vision: VisionConfig, layer: State, to: str) -> Named:
     names = {
         "input_layernorm.weight": "norm1.weight",
+        "input_layernorm.bias": "norm1.bias",
         "pre_mlp_layernorm.weight": "norm2.weight",
+        "pre_mlp_layernorm.bias": "norm2.bias",
         "self_attention.linear_proj.weight": "attn.proj.weight",
         "self_attention.linear_proj.bias": "attn.proj.bias",
         "self_attention.q_layernorm.weight": "attn.q_norm.weight",
@@ -177,8 +187,8 @@ def _vision_layer(vision: VisionConfig, layer: State, to: str) -> Named:
         "mlp_bda.weight": "ls2",
     }
     yield from ((to + theirs, layer[ours]) for ours, theirs in names.items() if ours in layer)
-    (qkv,) = FusedQKV("", "", vision.heads).cut(layer["self_attention.linear_qkv.weight"])
-    yield f"{to}attn.qkv.weight", qkv
+    for part, fused in _below(layer, "self_attention.linear_qkv.").items():
+        yield f"{to}attn.qkv.{part}", *FusedQKV("", "", vision.heads).cut(fused)
     if vision.mlp == "swiglu":
         yield from _swiglu(_below(layer, "mlp."), f"{to}mlp.")
     else:

@@ -29,6 +29,7 @@ NAVIL = VisionConfig(
     connector="pixel_shuffle",
     patch=PATCH,
 )
+INTERN_VIT = replace(NAVIL, heads=4, norm="layer", qkv_bias=True, positions="table", table_side=5, class_token=True)
 NATIVE: dict[str, Any] = {"image_rule": "native", "min_patches": 16, "max_patches": 64, "multi_scale": True}
 
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -49,6 +50,11 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "navil, bidirectional, windows": (
         {"vision": replace(NAVIL, window=4, bias=False), "modality_experts": "all", "special_embeddings": True},
         NATIVE,
+    ),
+    "internvit": ({"vision": INTERN_VIT}, NATIVE),
+    "a table, windows": (
+        {"vision": replace(INTERN_VIT, class_token=False, window=4, final_norm=True, connector="linear")},
+        {},
     ),
     "modality-aware": ({"modality_experts": "ffn"}, {}),
     "sparse top-1": ({"sparse": SparseConfig(experts=4)}, {}),

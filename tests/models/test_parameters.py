@@ -137,6 +137,31 @@ def test_navil(label: str, encoder: int, language_model: float, active: float, t
     assert sum(twins.values()) == table.visual_experts
 
 
+def test_intern_vit(pool: WorkerPool) -> None:
+    """InternViT-300M-448px as its config.json has it; the sum is worked out by hand from its tensors."""
+    vision = VisionConfig(
+        depth=24,
+        width=1024,
+        heads=16,
+        ffn=4096,
+        mlp="gelu",
+        bias=True,
+        qkv_bias=True,
+        norm="layer",
+        qk_norm=False,
+        layer_scale=0.1,
+        final_norm=False,
+        positions="table",
+        table_side=448 // 14,
+        class_token=True,
+    )
+    counts = built(replace(SMALL, vision=vision), pool)
+    w, layer = 1024, 12 * 1024**2 + (3 + 1 + 4 + 1) * 1024 + 2 * 2 * 1024 + 2 * 1024
+    by_hand = 24 * layer + (3 * 14**2 * w + w) + w + (1 + 32**2) * w
+    encoder = [n for name, n in counts.items() if "vision_encoder" in name and "connector" not in name]
+    assert sum(encoder) == parameters(replace(SMALL, vision=vision)).vision == by_hand == 304_012_288
+
+
 @pytest.mark.parametrize(
     "model",
     [
@@ -146,6 +171,7 @@ def test_navil(label: str, encoder: int, language_model: float, active: float, t
         replace(SMALL, vision=replace(ENCODER, mlp="gelu", connector="mlp", qk_norm=False, final_norm=False)),
         replace(SMALL, vision=replace(ENCODER, bias=True, layer_scale=0.1, connector="pixel_shuffle", ffn=40)),
         replace(SMALL, vision=replace(ENCODER, mlp="gelu", bias=True, window=4, full_layers=(1,))),
+        replace(SMALL, vision=replace(ENCODER, norm="layer", qkv_bias=True, positions="table", table_side=3)),
         replace(SMALL, modality_experts="all", special_embeddings=True, tie_embeddings=True),
         replace(SMALL, modality_experts="all", qk_norm=False, head_dim=24),
         replace(SMALL, modality_experts="ffn", special_embeddings=True, vision=ENCODER),
@@ -159,6 +185,7 @@ def test_navil(label: str, encoder: int, language_model: float, active: float, t
         "gelu, mlp",
         "biases, scales, shuffle",
         "windows",
+        "table",
         "experts",
         "plain",
         "ffn",

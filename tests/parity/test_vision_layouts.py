@@ -47,6 +47,25 @@ MODELS = {
     ),
 }
 """The last one's heads divide by no tensor group: its views are spread over the group."""
+INTERN_VIT = VisionConfig(
+    depth=24,
+    mlp="gelu",
+    bias=True,
+    qkv_bias=True,
+    norm="layer",
+    qk_norm=False,
+    layer_scale=0.1,
+    final_norm=False,
+    positions="table",
+    table_side=32,
+    class_token=True,
+    connector="pixel_shuffle",
+)
+PLACED = {
+    "split": (INTERN_VIT, ("TP2", "TP2+SP", "PP2", "DP2+distributed optimizer", "CP2", "CP2xTP2+SP")),
+    "spread": (replace(INTERN_VIT, heads=3), ("TP2", "TP2+SP")),
+}
+"""What has a table of positions, a class token and biases everywhere, and the layouts that treat these differently."""
 BY_NAME = {layout.name: layout for layout in LAYOUTS}
 
 
@@ -161,3 +180,22 @@ def test_four_ranks_share_the_views_of_an_encoder_with_two_heads(pool: WorkerPoo
     result = compare.step(pool, replace(run, parallel=four.parallel), four, state)
     comparison = compare.compare(compare.reference_step(pool, run, state), result, four)
     assert comparison.passes(TOLERANCE), (comparison.loss_error, comparison.worst)
+
+
+@pytest.mark.parametrize("placed", PLACED)
+def test_tables_and_class_tokens_equal_one_process(placed: str, pool: WorkerPool) -> None:
+    vision, names = PLACED[placed]
+    run = layouts.toy(RunConfig(model=ModelConfig(vision=vision), data=NATIVE))
+    state = compare.initial_state(pool, run)
+    expected = compare.reference_step(pool, run, state)
+    assert all(expected.gradients[f"vision_encoder.positions.{name}"].any() for name in ("table", "class_token"))
+    for layout in map(BY_NAME.__getitem__, names):
+        result = compare.step(pool, replace(run, parallel=layout.parallel), layout, state)
+        comparison = compare.compare(expected, result, layout)
+        assert comparison.passes(TOLERANCE), (layout.name, comparison.loss_error, comparison.worst)
+    for images in IMAGES.values():
+        batches = [synthetic.batches(run, 1, seed, sources=2, images=each)[0] for seed, each in enumerate(images, 10)]
+        one = pool.run(1, _mixed_step, run, state, batches)[0][0]
+        chosen = BY_NAME["TP2+SP"]
+        results = pool.run(2, _mixed_step, replace(run, parallel=chosen.parallel), state, batches, time_limit_s=120)
+        assert compare.compare(one, results[0][0], chosen).passes(TOLERANCE)

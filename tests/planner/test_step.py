@@ -38,6 +38,8 @@ CASES: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "navil, sharded optimizer, fp32": ("navil", 2, (SHARDED, "precision.dtype=fp32")),
     "navil, recompute": ("navil", 2, (TP2, SP, FULL)),
     "navil in four": ("navil", 4, (TP2, SP, "parallel.pipeline=2")),
+    "internvit": ("internvit", 1, ()),
+    "internvit, encoder split": ("internvit", 2, (TP2, SP, "parallel.vision=tensor")),
     "sparse": ("sparse", 1, ()),
     "sparse, recompute": ("sparse", 1, (FULL,)),
     "sparse on two": ("sparse", 2, ("parallel.expert=2", SHARDED)),

@@ -13,6 +13,8 @@ NAVIL = replace(
     ENCODER, mlp="gelu", bias=True, qk_norm=False, layer_scale=0.1, final_norm=False, connector="pixel_shuffle"
 )
 
+INTERN_VIT = replace(NAVIL, qkv_bias=True, norm="layer", positions="table", table_side=5, class_token=True)
+
 
 def _with(**model: object) -> RunConfig:
     return replace(DENSE, model=replace(DENSE.model, **model))  # type: ignore[arg-type]
@@ -25,6 +27,10 @@ TOYS: dict[str, RunConfig] = {
     "experts": _with(modality_experts="all", special_embeddings=True, image_mask="causal"),
     "navil": replace(
         _with(modality_experts="all", special_embeddings=True, image_mask="causal", vision=NAVIL),
+        data=replace(DENSE.data, image_rule="native", augment=False, min_patches=4, max_patches=24),
+    ),
+    "internvit": replace(
+        _with(vision=INTERN_VIT),
         data=replace(DENSE.data, image_rule="native", augment=False, min_patches=4, max_patches=24),
     ),
     "sparse": _with(sparse=SparseConfig(experts=4, top_k=2, ffn=160)),

@@ -25,6 +25,14 @@ class Field:
     """What the setting becomes; None = the value as it is."""
 
 
+def at(run: RunConfig, key: str) -> Any:
+    """The value of ``run`` at a dotted ``key``."""
+    value: Any = run
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
 def _other_layers(raw: Raw) -> tuple[int, ...]:
     sparse = raw["sparse_layers"] if raw["num_experts"] else range(raw["num_hidden_layers"])
     return tuple(layer for layer in range(raw["num_hidden_layers"]) if layer not in sparse)
@@ -66,6 +74,12 @@ FIELDS = (
 )
 """What every model has."""
 
+
+def _later(theirs: str, ours: str) -> Field:
+    """A field that the first exports did not have: where it is not there, the setting is the default."""
+    return Field(theirs, ours, back=lambda raw: raw[theirs] if theirs in raw else at(RunConfig(), ours))
+
+
 VISION_FIELDS = (
     Field("depth", "model.vision.depth"),
     Field("hidden_size", "model.vision.width"),
@@ -73,11 +87,16 @@ VISION_FIELDS = (
     Field("num_attention_heads", "model.vision.heads"),
     Field("mlp", "model.vision.mlp"),
     Field("bias", "model.vision.bias"),
+    _later("qkv_bias", "model.vision.qkv_bias"),
+    _later("norm", "model.vision.norm"),
     Field("qk_norm", "model.vision.qk_norm"),
     Field("layer_scale", "model.vision.layer_scale"),
     Field("final_norm", "model.vision.final_norm"),
     Field("rms_norm_eps", "model.vision.norm_epsilon"),
     Field("rope_theta", "model.vision.rope_base"),
+    _later("positions", "model.vision.positions"),
+    _later("table_side", "model.vision.table_side"),
+    _later("class_token", "model.vision.class_token"),
     Field("window_size", "model.vision.window"),
     Field("full_attention_layers", "model.vision.full_layers"),
     Field("connector", "model.vision.connector"),
@@ -112,11 +131,3 @@ def _written(fields: tuple[Field, ...], run: RunConfig) -> dict[str, Any]:
 
 def _read(fields: tuple[Field, ...], raw: Raw) -> dict[str, Any]:
     return {field.ours: raw[field.theirs] if field.back is None else field.back(raw) for field in fields}
-
-
-def at(run: RunConfig, key: str) -> Any:
-    """The value of ``run`` at a dotted ``key``."""
-    value: Any = run
-    for name in key.split("."):
-        value = getattr(value, name)
-    return value

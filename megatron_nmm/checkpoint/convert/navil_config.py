@@ -7,9 +7,9 @@ from megatron_nmm.checkpoint.convert import text_config
 from megatron_nmm.checkpoint.convert.limits import Limit
 from megatron_nmm.config import RunConfig
 from megatron_nmm.config.hf_config import Raw, Refusal
-from megatron_nmm.config.hf_vision import NAVIL, WHOLE
+from megatron_nmm.config.hf_vision import NAVIL, NAVIL_TOWER, NAVIL_WHOLE
 
-MODEL_TYPE = WHOLE
+MODEL_TYPE = NAVIL_WHOLE
 DECODERS = {"InternLM2VEForCausalLM": "internlm2", "Qwen3VEForCausalLM": "qwen3"}
 """Architecture of ``llm_config`` -> the language model it grew from."""
 MIN_PATCHES, MAX_PATCHES = 256, 24_576
@@ -24,6 +24,9 @@ LIMITS = (
     Limit("model.vision.depth", "an encoder", lambda run: run.model.vision.depth > 0),
     Limit("model.vision.mlp", "gelu"),
     Limit("model.vision.bias", True),
+    Limit("model.vision.qkv_bias", False),
+    Limit("model.vision.norm", "rms"),
+    Limit("model.vision.positions", "rotary"),
     Limit("model.vision.qk_norm", False),
     Limit("model.vision.final_norm", False),
     Limit("model.vision.layer_scale", "one above 0", lambda run: run.model.vision.layer_scale > 0),
@@ -75,7 +78,7 @@ def config_json(run: RunConfig) -> dict[str, Any]:
         "architectures": ["NaViL"],
         "llm_config": text_config.config_json(DECODERS[decoder], run) | {"architectures": [decoder]},
         "vision_config": {
-            "model_type": "navil_vit",
+            "model_type": NAVIL_TOWER,
             "num_channels": vision.channels,
             "patch_size": vision.patch,
             "hidden_size": vision.width,

@@ -1,8 +1,8 @@
 """This package's own models in Hugging Face form: the decoder as Qwen3 names it, before it an encoder or a stem."""
 
 from megatron_nmm.checkpoint.families import llama
-from megatron_nmm.checkpoint.families.navil_vision import affine
-from megatron_nmm.checkpoint.rows import FusedQKV, Row, Same, Stacked
+from megatron_nmm.checkpoint.families.navil_vision import affine, fused_qkv, norm
+from megatron_nmm.checkpoint.rows import Row, Same, Stacked
 from megatron_nmm.config import ModelConfig, VisionConfig
 
 CONNECTORS = {"linear": ("linear",), "mlp": ("fc1", "fc2"), "pixel_shuffle": ("norm", "fc1", "fc2")}
@@ -25,19 +25,23 @@ def rows(model: ModelConfig, vocabulary: int) -> tuple[Row, ...]:
 
 def _encoder(vision: VisionConfig, ours: str, theirs: str) -> list[Row]:
     found = affine(f"{ours}patch_stem.linear", f"{theirs}patch_embed")
+    if vision.positions == "table":
+        found.append(Same(f"{ours}positions.table", f"{theirs}position_table"))
+    if vision.class_token:
+        found.append(Same(f"{ours}positions.class_token", f"{theirs}class_token"))
     for layer in range(vision.depth):
         found += _layer(vision, f"{ours}block.layers.{layer}.", f"{theirs}layers.{layer}.")
     if vision.final_norm:
-        found.append(Same(f"{ours}block.final_layernorm.weight", f"{theirs}norm.weight"))
+        found += norm(vision, f"{ours}block.final_layernorm", f"{theirs}norm")
     return found
 
 
 def _layer(vision: VisionConfig, ours: str, theirs: str) -> list[Row]:
     attention, mlp = f"{ours}self_attention.", f"{ours}mlp."
     found: list[Row] = [
-        Same(f"{ours}input_layernorm.weight", f"{theirs}norm1.weight"),
-        FusedQKV(f"{attention}linear_qkv.weight", f"{theirs}attn.qkv.weight", vision.heads),
-        Same(f"{ours}pre_mlp_layernorm.weight", f"{theirs}norm2.weight"),
+        *norm(vision, f"{ours}input_layernorm", f"{theirs}norm1"),
+        *fused_qkv(vision, f"{attention}linear_qkv", f"{theirs}attn.qkv"),
+        *norm(vision, f"{ours}pre_mlp_layernorm", f"{theirs}norm2"),
     ]
     if vision.qk_norm:
         found += [Same(f"{attention}{part}_layernorm.weight", f"{theirs}attn.{part}_norm.weight") for part in "qk"]

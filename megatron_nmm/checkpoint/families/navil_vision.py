@@ -1,11 +1,14 @@
-"""NaViL's vision encoder, its connector and its special embeddings, as its released code names them."""
+"""NaViL's vision encoder, its connector and its special embeddings, as its released code names them.
+
+InternViT, from which that encoder comes, has the same names and some tensors more; InternVL has NaViL's connector.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
-from megatron_nmm.checkpoint.rows import Filter, FusedQKV, Row, Same
+from megatron_nmm.checkpoint.rows import Batched, Filter, FusedQKV, Row, Same
 from megatron_nmm.config import ModelConfig, VisionConfig
-from megatron_nmm.config.hf_vision import WHOLE, takes_connector, takes_special_embeddings
+from megatron_nmm.config.hf_vision import WHOLES, takes_connector, takes_special_embeddings
 
 OURS = "vision_encoder."
 CONNECTOR = {"norm": "mlp1.0", "fc1": "mlp1.1", "fc2": "mlp1.3"}
@@ -13,7 +16,7 @@ CONNECTOR = {"norm": "mlp1.0", "fc1": "mlp1.1", "fc2": "mlp1.3"}
 
 def rows(model: ModelConfig, raw: Mapping[str, Any]) -> tuple[Row, ...]:
     """What a folder with the config.json ``raw`` gives a model of this shape: the encoder, and what else fits it."""
-    theirs = "vision_model." if raw["model_type"] == WHOLE else ""
+    theirs = "vision_model." if raw["model_type"] in WHOLES else ""
     found = encoder(model.vision, theirs)
     if takes_connector(raw, model):
         for ours, source in CONNECTOR.items():
@@ -30,6 +33,10 @@ def encoder(vision: VisionConfig, theirs: str) -> list[Row]:
         Filter(f"{stem}.weight", f"{patches}.weight", vision.channels, vision.patch),
         Same(f"{stem}.bias", f"{patches}.bias"),
     ]
+    if vision.positions == "table":
+        found.append(Batched(f"{OURS}positions.table", f"{theirs}embeddings.position_embedding", 1))
+    if vision.class_token:
+        found.append(Batched(f"{OURS}positions.class_token", f"{theirs}embeddings.class_embedding", 2))
     for layer in range(vision.depth):
         found += _layer(vision, f"{OURS}block.layers.{layer}.", f"{theirs}encoder.layers.{layer}.")
     return found
@@ -37,15 +44,27 @@ def encoder(vision: VisionConfig, theirs: str) -> list[Row]:
 
 def _layer(vision: VisionConfig, ours: str, theirs: str) -> list[Row]:
     return [
-        Same(f"{ours}input_layernorm.weight", f"{theirs}norm1.weight"),
-        FusedQKV(f"{ours}self_attention.linear_qkv.weight", f"{theirs}attn.qkv.weight", vision.heads),
+        *norm(vision, f"{ours}input_layernorm", f"{theirs}norm1"),
+        *fused_qkv(vision, f"{ours}self_attention.linear_qkv", f"{theirs}attn.qkv"),
         *affine(f"{ours}self_attention.linear_proj", f"{theirs}attn.proj"),
         Same(f"{ours}self_attn_bda.weight", f"{theirs}ls1"),
-        Same(f"{ours}pre_mlp_layernorm.weight", f"{theirs}norm2.weight"),
+        *norm(vision, f"{ours}pre_mlp_layernorm", f"{theirs}norm2"),
         *affine(f"{ours}mlp.linear_fc1", f"{theirs}mlp.fc1"),
         *affine(f"{ours}mlp.linear_fc2", f"{theirs}mlp.fc2"),
         Same(f"{ours}mlp_bda.weight", f"{theirs}ls2"),
     ]
+
+
+def norm(vision: VisionConfig, ours: str, theirs: str) -> list[Row]:
+    """A norm of the residual stream; LayerNorm has a bias."""
+    parts = ("weight", "bias") if vision.norm == "layer" else ("weight",)
+    return [Same(f"{ours}.{part}", f"{theirs}.{part}") for part in parts]
+
+
+def fused_qkv(vision: VisionConfig, ours: str, theirs: str) -> list[Row]:
+    """Queries, keys and values in one matrix, with a bias or without."""
+    parts = ("weight", "bias") if vision.qkv_bias else ("weight",)
+    return [FusedQKV(f"{ours}.{part}", f"{theirs}.{part}", vision.heads) for part in parts]
 
 
 def affine(ours: str, theirs: str) -> list[Row]:

@@ -4,7 +4,7 @@ Standard library only, so that a plan, a check or a plot can count without build
 Native Multimodal Models" (arXiv 2504.07951).
 """
 
-from megatron_nmm.models.accounting.flops import IMAGE_SHARE, Flops, Work, six_nd, step_flops
+from megatron_nmm.models.accounting.flops import IMAGE_SHARE, Flops, Work, encoder_rows, six_nd, step_flops
 from megatron_nmm.models.accounting.pairs import attended_pairs, causal_pairs, later_pairs, view_pairs, window_pairs
 from megatron_nmm.models.accounting.parameters import Parameters, parameters
 
@@ -15,6 +15,7 @@ __all__ = [
     "Work",
     "attended_pairs",
     "causal_pairs",
+    "encoder_rows",
     "later_pairs",
     "parameters",
     "six_nd",

@@ -36,6 +36,8 @@ class Layer:
     """Ranks that split its residual stream."""
     context: int = 1
     """Ranks that share the positions of a row: every one of them holds the keys of all."""
+    centred: bool = False
+    """Norms of its residual stream take the mean away, and keep it."""
     scaled: bool = False
     """A learnt factor on each branch (LayerScale)."""
     split_attention: bool = False
@@ -74,7 +76,7 @@ CPU: tuple[Kernels, ...] = ("few_passes",)
 
 NORM_AND_QKV: dict[str, Kept] = {
     "input": Kept(lambda n: n.stream),
-    "input norm": Kept(lambda n: 1 / n.sequence, fp32=True),
+    "input norm": Kept(lambda n: (1 + n.centred) / n.sequence, fp32=True),
     # Split by modality, rows are copied after they were gathered; else the norm's output is read where it stands.
     "qkv input": Kept(lambda n: n.width if n.split_attention else n.stream, operand=True),
     # A norm of keys, or attention itself, holds a view of it.
@@ -111,7 +113,7 @@ OUT: dict[str, Kept] = {
 
 MLP: dict[str, Kept] = {
     "middle": Kept(lambda n: n.stream),
-    "middle norm": Kept(lambda n: 1 / n.sequence, fp32=True),
+    "middle norm": Kept(lambda n: (1 + n.centred) / n.sequence, fp32=True),
     "mlp input": Kept(lambda n: n.width if n.split_mlp else n.stream, operand=True),
     "gate and up": Kept(lambda n: n.gates * n.ffn / n.tensor),
     "activated gate": Kept(lambda n: n.ffn / n.tensor if n.gates == 2 else 0.0, CPU),

@@ -1,7 +1,8 @@
 """Floating-point operations of a training step: every matrix product, in the order of the forward pass.
 
 One multiply-add counts as two operations, as torch's FlopCounterMode counts it. Norms, activations, RoPE and softmax
-are left out: they stay below one percent. So are the sums behind a router's balance loss.
+are left out: they stay below one percent. So are the sums behind a router's balance loss, and the interpolation of a
+table of positions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,6 +37,8 @@ class Work:
     """(query, key) pairs of an encoder layer that sees whole views, per head; read only above depth 0."""
     window_pairs: int = 0
     """The same of an encoder layer that sees windows."""
+    class_tokens: int = 0
+    """Class tokens of views."""
 
 
 @dataclass(frozen=True)
@@ -120,14 +123,14 @@ def _forward_pass(model: ModelConfig, work: Work) -> Iterator[Sequence[Lane]]:
 
 def _encoder(model: ModelConfig, work: Work) -> list[_Product]:
     """Stem, layers and connector, one after the other."""
-    vision = model.vision
-    lane = [_weight("vision.patch_stem", model, work.patches)]
+    vision, rows = model.vision, encoder_rows(model, work)
+    lane = [_weight("vision.patch_stem", model, rows)]
     for layer in range(vision.depth):
         whole = not vision.window or layer in vision.full_layers
         pairs = work.view_pairs if whole else work.window_pairs
         attention = 2 * pairs * vision.heads * vision.head_width
         products = {
-            name: _weight(f"vision.{name}", model, work.patches)
+            name: _weight(f"vision.{name}", model, rows)
             for name, tensor in VISION_LAYER.items()
             if tensor.kind == "matrix"
         }
@@ -137,11 +140,16 @@ def _encoder(model: ModelConfig, work: Work) -> list[_Product]:
             _Product("vision.attention_values", None, attention),
             *products.values(),
         ]
-    tokens = work.patches // vision.shuffle**2
+    tokens = rows // vision.shuffle**2
     lane.append(_weight("connector.fc1", model, tokens))
     if vision.connector != "linear":
         lane.append(_weight("connector.fc2", model, tokens))
     return lane
+
+
+def encoder_rows(model: ModelConfig, work: Work) -> int:
+    """Rows of the encoder: patches, and the unit of each class token (models/vision/share.py)."""
+    return work.patches + model.vision.class_unit * work.class_tokens
 
 
 def _attention(model: ModelConfig, work: Work) -> Iterator[Sequence[Lane]]:

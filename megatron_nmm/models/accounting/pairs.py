@@ -41,9 +41,10 @@ def later_pairs(length: Any) -> Any:
     return length * (length - 1) // 2
 
 
-def view_pairs(rows: Any, columns: Any) -> Any:
-    """Pairs of an encoder layer that sees a whole view of ``rows`` x ``columns`` patches; ints or integer tensors."""
-    return (rows * columns) ** 2
+def view_pairs(rows: Any, columns: Any, class_token: bool = False) -> Any:
+    """Pairs of an encoder layer that sees a whole view of ``rows`` x ``columns`` patches, and perhaps its class token;
+    ints or integer tensors."""
+    return (rows * columns + class_token) ** 2
 
 
 def window_pairs(rows: Any, columns: Any, side: int) -> Any:

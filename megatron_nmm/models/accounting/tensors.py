@@ -79,6 +79,19 @@ def _if_biased(model: ModelConfig) -> int:
     return model.vision.depth if model.vision.bias else 0
 
 
+def _if_qkv_biased(model: ModelConfig) -> int:
+    return model.vision.depth if model.vision.qkv_bias else 0
+
+
+def _if_centred(model: ModelConfig) -> int:
+    """Layers whose norms take the mean away, and have a bias."""
+    return model.vision.depth if model.vision.norm == "layer" else 0
+
+
+def _if_table(model: ModelConfig) -> int:
+    return int(model.vision.depth > 0 and model.vision.table_rows > 0)
+
+
 def _if_scaled(model: ModelConfig) -> int:
     return model.vision.depth if model.vision.layer_scale else 0
 
@@ -140,14 +153,16 @@ VISION_LAYER: dict[str, Tensor] = {
     "linear_proj": Tensor("vision", "matrix", lambda m: m.vision.width**2, _depth),
     "linear_fc1": Tensor("vision", "matrix", lambda m: m.vision.width * _gates(m) * m.vision.ffn_width, _depth),
     "linear_fc2": Tensor("vision", "matrix", lambda m: m.vision.ffn_width * m.vision.width, _depth),
+    "linear_qkv.bias": Tensor("vision", "bias", lambda m: 3 * m.vision.width, _if_qkv_biased),
     "linear_proj.bias": Tensor("vision", "bias", lambda m: m.vision.width, _if_biased),
     "linear_fc1.bias": Tensor("vision", "bias", lambda m: _gates(m) * m.vision.ffn_width, _if_biased),
     "linear_fc2.bias": Tensor("vision", "bias", lambda m: m.vision.width, _if_biased),
     "layer_norms": Tensor("vision", "gain", lambda m: 2 * m.vision.width, _depth),
+    "layer_norms.bias": Tensor("vision", "bias", lambda m: 2 * m.vision.width, _if_centred),
     "qk_norms": Tensor("vision", "gain", lambda m: 2 * m.vision.head_width if m.vision.qk_norm else 0, _depth),
     "layer_scales": Tensor("vision", "gain", lambda m: 2 * m.vision.width, _if_scaled),
 }
-"""One encoder layer; queries, keys and values never have a bias."""
+"""One encoder layer."""
 
 TENSORS: dict[str, Tensor] = {
     # Early fusion: one linear layer from a flattened patch to the decoder's width.
@@ -155,9 +170,14 @@ TENSORS: dict[str, Tensor] = {
     "patch_stem.bias": Tensor("vision", "bias", lambda m: m.width, lambda m: 1 - _late(m)),
     "vision.patch_stem": Tensor("vision", "stem", lambda m: m.vision.patch_values * m.vision.width, _late),
     "vision.patch_stem.bias": Tensor("vision", "bias", lambda m: m.vision.width, _late),
+    "vision.positions": Tensor("vision", "table", lambda m: m.vision.table_rows * m.vision.width, _if_table),
+    "vision.class_token": Tensor("vision", "table", lambda m: m.vision.width, lambda m: min(m.vision.class_unit, 1)),
     **{f"vision.{name}": tensor for name, tensor in VISION_LAYER.items()},
     "vision.final_layernorm": Tensor(
         "vision", "gain", lambda m: m.vision.width, lambda m: _late(m) * m.vision.final_norm
+    ),
+    "vision.final_layernorm.bias": Tensor(
+        "vision", "bias", lambda m: m.vision.width, lambda m: int(_if_centred(m) > 0) * m.vision.final_norm
     ),
     # The LayerNorm of the pixel shuffle has a gain and a bias.
     "connector.norm": Tensor("connector", "gain", lambda m: 2 * _connector_input(m), _if_shuffled),

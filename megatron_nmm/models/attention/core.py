@@ -48,7 +48,8 @@ def chosen(precision: PrecisionConfig, device: Device, *, whole_documents: bool,
 class AttentionPlan:
     """Everything a layer needs to know about one microbatch."""
 
-    rotation: Rotation
+    rotation: Rotation | None
+    """None: positions are known from elsewhere."""
     prepared: Any
     backend: ModuleType
     """What made ``prepared`` and attends by it."""
@@ -133,7 +134,9 @@ class PackedAttention(torch.nn.Module):
     ) -> torch.Tensor:
         """[T, H, D], [T, G, D] twice -> [T, H * D] for this rank's heads."""
         plan = packed_seq_params
-        query, key = rotate(query_THD, plan.rotation), rotate(key_TGD, plan.rotation)
+        query, key = query_THD, key_TGD
+        if plan.rotation is not None:
+            query, key = rotate(query, plan.rotation), rotate(key, plan.rotation)
         key, value = whole_keys(key, value_TGD, plan.share)
         if plan.cached is not None:
             key, value = plan.cached.keep(self.layer, key, value)

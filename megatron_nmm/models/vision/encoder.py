@@ -25,6 +25,7 @@ from megatron_nmm.models.rows import take_rows
 from megatron_nmm.models.vision.connector import connector
 from megatron_nmm.models.vision.grid import rotation
 from megatron_nmm.models.vision.placement import encoder_groups, placement
+from megatron_nmm.models.vision.positions import PositionTable
 from megatron_nmm.models.vision.share import Share, Shares, shares
 from megatron_nmm.models.vision.spec import encoder_block
 from megatron_nmm.models.vision.to_mcore import encoder_config
@@ -46,6 +47,7 @@ class VisionEncoder(MegatronModule):
         self._multiple = row_multiple(run.precision)
         self._precision = run.precision
         self.patch_stem = PatchStem(own, vision.patch_values)
+        self.positions = PositionTable(own, vision) if vision.table_rows else None
         self.block = TransformerBlock(
             own,
             encoder_block(vision, own, leaves(run.precision, world.device)),
@@ -66,7 +68,7 @@ class VisionEncoder(MegatronModule):
                 sum_over_tensor_group(p)
             elif "q_layernorm" in name or "k_layernorm" in name:
                 sum_over_tensor_group(p)
-            elif name.startswith(("patch_stem.", "connector.")):
+            elif name.startswith(("patch_stem.", "positions.", "connector.")):
                 cast(Any, p).sequence_parallel = self.config.sequence_parallel
 
     def forward(self, batch: Batch) -> torch.Tensor:
@@ -75,8 +77,11 @@ class VisionEncoder(MegatronModule):
         Without images the padding view runs through all of it: every collective happens, every gradient is zero.
         """
         plan = self.shares(batch)
-        hidden = self.patch_stem(self._patches(batch, plan.mine))[:, None]
-        hidden = self.block(hidden, attention_mask=None, packed_seq_params=self._attention(plan.mine))
+        mine = self._rows(plan.mine)
+        hidden = self.patch_stem(self._patches(batch, plan.mine, mine))
+        if self.positions is not None:
+            hidden = self.positions(hidden, plan.mine, mine)
+        hidden = self.block(hidden[:, None], attention_mask=None, packed_seq_params=self._attention(plan.mine))
         tokens = self._of_all_workers(self.connector(hidden.squeeze(1)), plan.tokens)
         return take_rows(tokens, torch.from_numpy(plan.home).to(tokens.device, non_blocking=True))
 
@@ -114,22 +119,32 @@ class VisionEncoder(MegatronModule):
             self._multiple,
         )
 
-    def _patches(self, batch: Batch, share: Share) -> torch.Tensor:
-        """[P (/ t), C * p * p] the pixels this rank's stem reads, padding as zeros."""
+    def _rows(self, share: Share) -> slice:
+        """Which of the P rows this rank holds between products."""
         ranks = self.world.parallel.tensor if self.config.sequence_parallel else 1
         length = share.length // ranks
         first = self.world.tensor_rank * length if ranks > 1 else 0
-        rows = batch.patches[torch.from_numpy(share.patches[first : first + length])]
-        rows = torch.nn.functional.pad(rows, (0, 0, 0, length - len(rows)))
+        return slice(first, first + length)
+
+    def _patches(self, batch: Batch, share: Share, mine: slice) -> torch.Tensor:
+        """[rows of ``mine``, C * p * p] the pixels this rank's stem reads; zeros where there is no patch."""
+        index = torch.from_numpy(share.patches[mine])
+        rows = batch.patches[index]
+        if share.class_unit:
+            rows[index < 0] = 0
+        rows = torch.nn.functional.pad(rows, (0, 0, 0, mine.stop - mine.start - len(rows)))
         return rows.to(self.world.device.torch_device, non_blocking=True)
 
     def _attention(self, share: Share) -> AttentionPlan:
         """Views, and windows where layers use them, each bidirectional and alone."""
         device, vision = self.world.device.torch_device, self.vision
         backend = chosen(self._precision, self.world.device, whole_documents=True)
-        prepare = backend.prepare
+        prepare, turn = backend.prepare, None
+        if vision.positions == "rotary":
+            dtype = self.config.params_dtype
+            turn = rotation(share.rows, share.columns, vision.head_width, vision.rope_base, device, dtype)
         return AttentionPlan(
-            rotation(share.rows, share.columns, vision.head_width, vision.rope_base, device, self.config.params_dtype),
+            turn,
             prepare(PackedLayout.full(share.views), device),
             backend,
             windows=prepare(PackedLayout.full(share.windows), device) if vision.window else None,

@@ -1,7 +1,8 @@
 """Which patches a rank encodes and where its tokens end up, worked out on the host, the same on every rank.
 
 A unit is the square of s x s patches that becomes one token. Views are whole; where rows must divide, or where there is
-nothing to encode, a padding view of zeros stands at the end, and no token reads it.
+nothing to encode, a padding view of zeros stands at the end, and no token reads it. A class token stands behind the
+patches of its view, in a unit of its own, which is padding for the rest; no token of the decoder reads that either.
 """
 
 import math
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from megatron_nmm.config.schema_model import VisionConfig
 from megatron_nmm.models.vision.grid import Ints, places, windows
@@ -21,20 +23,33 @@ class Share:
     """What one worker computes: P patches, padding included."""
 
     patches: Ints
-    """[real patches] index into the batch's patches, in window order within each view."""
+    """[up to the last view] index into the batch's patches, in window order within each view; -1 = no patch."""
     rows: Ints
     """[P] row in the view; 0 for padding."""
     columns: Ints
     """[P]"""
     views: Ints
-    """Patches of each view, padding among them."""
+    """Rows of each view with its class token, and of padding."""
     windows: Ints
-    """Patches of each window, padding among them."""
+    """Rows of each window, padding among them."""
+    grids: tuple[Grid, ...]
+    """Of each view."""
+    class_unit: int
+    """Rows of a class token's unit; 0 = there are none."""
 
     @property
     def length(self) -> int:
         """P."""
         return int(self.views.sum())
+
+    @property
+    def class_rows(self) -> npt.NDArray[np.bool_]:
+        """[P] whether a row is a class token."""
+        found = np.zeros(self.length, dtype=np.bool_)
+        sizes = np.array([rows * columns for rows, columns in self.grids], dtype=np.int64)
+        if self.class_unit:
+            found[np.cumsum(sizes + self.class_unit) - self.class_unit] = True
+        return found
 
 
 @dataclass(frozen=True)
@@ -70,37 +85,51 @@ def shares(
     """
     unit = vision.shuffle**2
     filled = math.lcm(unit, multiple)
-    costs = [rows * columns for rows, columns in grids]
+    costs = [rows * columns + vision.class_unit for rows, columns in grids]
     owner = spread(costs, workers)
     of_worker = [[view for view in range(len(grids)) if owner[view] == each] for each in range(workers)]
     most = max(_up(sum(costs[view] for view in views), filled * split) // unit for views in of_worker)
     homes: list[Ints] = [np.zeros(0, dtype=np.int64)] * len(grids)
     for each, views in enumerate(of_worker):
         found = _homes(views, grids, vision, each * most)
-        ends = np.cumsum([costs[view] // unit for view in views], dtype=np.int64)
+        ends = np.cumsum([(costs[view] - vision.class_unit) // unit for view in views], dtype=np.int64)
         for view, home in zip(views, np.split(found, ends[:-1]), strict=False):
             homes[view] = home
-    return Shares(_share(of_worker[worker], grids, costs, vision, filled * split), _join(homes), most)
+    return Shares(_share(of_worker[worker], grids, vision, filled * split), _join(homes), most)
 
 
-def _share(views: Sequence[int], grids: Sequence[Grid], costs: Sequence[int], vision: VisionConfig, unit: int) -> Share:
+def _share(views: Sequence[int], grids: Sequence[Grid], vision: VisionConfig, unit: int) -> Share:
     """The patches of ``views``, padded to a multiple of ``unit`` and at least one."""
-    first = np.cumsum([0, *costs])
+    sizes, behind = [rows * columns for rows, columns in grids], vision.class_unit
+    first = np.cumsum([0, *sizes])
     found = [windows(*grids[view], vision.shuffle, vision.window) for view in views]
     inside = np.arange(vision.shuffle**2)
     order = [(each.order[:, None] * len(inside) + inside).reshape(-1) for each in found]
     where = [places(*grids[view], vision.shuffle) for view in views]
-    real = sum(costs[view] for view in views)
+    real = sum(sizes[view] + behind for view in views)
     padding = _up(real, unit) - real
-    fill = np.zeros(padding, dtype=np.int64)
-    rest = np.array([padding][: min(padding, 1)], dtype=np.int64)
+    fill, rest = np.zeros(padding, dtype=np.int64), _nonzero(padding)
+    # A class token attends with its view; what fills its unit is alone.
+    whole = [part for view in views for part in (_nonzero(sizes[view] + (behind > 0)), _nonzero(behind - 1))]
     return Share(
-        patches=_join([first[view] + o for view, o in zip(views, order, strict=True)]),
-        rows=_join([*(w.rows[o] for w, o in zip(where, order, strict=True)), fill]),
-        columns=_join([*(w.columns[o] for w, o in zip(where, order, strict=True)), fill]),
-        views=_join([np.array([costs[view] for view in views], dtype=np.int64), rest]),
-        windows=_join([*(each.lengths for each in found), rest]),
+        patches=_join([_followed(first[view] + o, behind, -1) for view, o in zip(views, order, strict=True)]),
+        rows=_join([*(_followed(w.rows[o], behind, 0) for w, o in zip(where, order, strict=True)), fill]),
+        columns=_join([*(_followed(w.columns[o], behind, 0) for w, o in zip(where, order, strict=True)), fill]),
+        views=_join([*whole, rest]),
+        windows=_join([*(each.lengths for each in found), rest] if vision.window else [*whole, rest]),
+        grids=tuple(grids[view] for view in views),
+        class_unit=behind,
     )
+
+
+def _followed(rows: Ints, count: int, value: int) -> Ints:
+    """``rows`` and behind them ``count`` times ``value``."""
+    return np.pad(rows, (0, count), constant_values=value)
+
+
+def _nonzero(length: int) -> Ints:
+    """``length`` alone, or nothing where it is not above 0."""
+    return np.array([length][: max(length, 0)], dtype=np.int64)
 
 
 def _up(patches: int, unit: int) -> int:
@@ -114,7 +143,7 @@ def _homes(views: Sequence[int], grids: Sequence[Grid], vision: VisionConfig, st
     for view in views:
         home = np.argsort(windows(*grids[view], vision.shuffle, vision.window).order) + start
         homes.append(home)
-        start += len(home)
+        start += len(home) + min(vision.class_unit, 1)
     return _join(homes)
 
 

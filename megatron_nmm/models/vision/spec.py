@@ -1,11 +1,13 @@
 """The encoder as a spec tree: megatron-core layers with bidirectional packed attention, leaves chosen by the device."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from megatron_nmm.config.schema_model import VisionConfig
 from megatron_nmm.models.attention.core import PackedAttention, WindowAttention
 from megatron_nmm.models.leaves import Leaves
+from megatron_nmm.models.norm import LayerNorm
 from megatron_nmm.models.spec import NORMS_IN_LINEAR, norm_and_column
 from megatron_nmm.models.vision.gelu import Gelu
 from megatron_nmm.models.vision.layer_scale import LayerScale
@@ -21,13 +23,13 @@ def encoder_layer(vision: VisionConfig, config: Any, leaves: Leaves, windowed: b
     from megatron.core.transformer.spec_utils import ModuleSpec
     from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
-    norm, column = norm_and_column(leaves, ColumnParallelLinear)
+    norm, column = norm_and_column(replace(leaves, norm=stream_norm(vision, leaves)), ColumnParallelLinear)
     head_norm = leaves.norm if vision.qk_norm else None
     join: Any = get_bias_dropout_add
     if vision.layer_scale:
         join = ModuleSpec(module=LayerScale, params={"config": config, "start": vision.layer_scale})
     attention = SelfAttentionSubmodules(
-        linear_qkv=partial(_without_bias, column),
+        linear_qkv=partial(_biased, column, vision.qkv_bias),
         core_attention=WindowAttention if windowed else PackedAttention,
         linear_proj=leaves.linear(RowParallelLinear),
         q_layernorm=head_norm,
@@ -54,9 +56,14 @@ def encoder_layer(vision: VisionConfig, config: Any, leaves: Leaves, windowed: b
     )
 
 
-def _without_bias(build: Any, *args: Any, **kwargs: Any) -> Any:
-    """Queries, keys and values have no bias, also where the other matrices have one (NaViL)."""
-    return build(*args, **{**kwargs, "bias": False})
+def stream_norm(vision: VisionConfig, leaves: Leaves) -> Any:
+    """What norms the residual stream."""
+    return {"rms": leaves.norm, "layer": LayerNorm}[vision.norm]
+
+
+def _biased(build: Any, biased: bool, *args: Any, **kwargs: Any) -> Any:
+    """Queries, keys and values have biases or none, whatever the other matrices have (NaViL)."""
+    return build(*args, **{**kwargs, "bias": biased})
 
 
 def encoder_block(vision: VisionConfig, config: Any, leaves: Leaves) -> Any:
@@ -66,5 +73,5 @@ def encoder_block(vision: VisionConfig, config: Any, leaves: Leaves) -> Any:
     windowed = [bool(vision.window) and layer not in vision.full_layers for layer in range(vision.depth)]
     return TransformerBlockSubmodules(
         layer_specs=[encoder_layer(vision, config, leaves, each) for each in windowed],
-        layer_norm=leaves.norm if vision.final_norm else None,
+        layer_norm=stream_norm(vision, leaves) if vision.final_norm else None,
     )

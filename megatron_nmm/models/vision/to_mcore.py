@@ -10,6 +10,8 @@ from megatron_nmm.models.vision.placement import Placement
 
 ACTIVATIONS = {"swiglu": torch.nn.functional.silu, "gelu": torch.nn.functional.gelu}
 """torch functions behind VisionConfig.mlp."""
+NORMS = {"rms": "RMSNorm", "layer": "LayerNorm"}
+"""megatron-core's words for VisionConfig.norm."""
 
 
 def encoder_config(vision: VisionConfig, config: Any, placed: Placement) -> Any:
@@ -36,6 +38,7 @@ def encoder_config(vision: VisionConfig, config: Any, placed: Placement) -> Any:
         moe_ffn_hidden_size=None,
         moe_router_enable_expert_bias=False,
         expert_model_parallel_size=1,
+        normalization=NORMS[vision.norm],
         layernorm_epsilon=vision.norm_epsilon,
         qk_layernorm=vision.qk_norm,
         first_last_layers_bf16=False,  # the decoder's

@@ -31,6 +31,9 @@ NAVIL_VISION = VisionConfig(
     connector="pixel_shuffle",
     patch=8,
 )
+INTERN_VIT = replace(
+    NAVIL_VISION, heads=2, norm="layer", qkv_bias=True, positions="table", table_side=3, class_token=True
+)
 NAVIL: dict[str, Any] = {
     "modality_experts": "all",
     "special_embeddings": True,
@@ -47,6 +50,7 @@ FORMS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "fp32",
         {"vision": replace(LATE, bias=True, connector="linear"), "modality_experts": "ffn"},
     ),
+    "InternViT": ("TP2", "fp32", {"vision": INTERN_VIT}),
     "NaViL of Qwen3": ("TP2xPP2+SP", "bf16", {**NAVIL, "head_dim": 16}),
     "NaViL of InternLM2": ("one process", "fp32", {**NAVIL, "qk_norm": False}),
     "sparse": ("EP2xTP2+SP", "bf16", {"sparse": SparseConfig(experts=4, top_k=2, ffn=24, bias_rate=1e-2)}),

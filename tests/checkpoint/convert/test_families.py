@@ -156,6 +156,15 @@ def _views(batch: Batch, row: int, place: slice) -> Iterator[tuple[torch.Tensor,
     ("form", "family", "told"),
     [
         ("early", "navil_chat", ("model.modality_experts is none, that form has all", "model.vision.depth is 0")),
+        (
+            "InternViT",
+            "navil_chat",
+            (
+                "model.vision.qkv_bias is True, that form has False",
+                "model.vision.norm is layer, that form has rms",
+                "model.vision.positions is table, that form has rotary",
+            ),
+        ),
         ("early", "llama", ("model.qk_norm is True, that form has False",)),
         ("sparse", "qwen3", ("model.sparse.experts is 4, that form has 0",)),
         ("sparse", "qwen3_moe", ("model.sparse.bias_rate is 0.01, that form has 0.0",)),

@@ -1,16 +1,18 @@
 """Training -> Hugging Face -> training: the same bits, from any layout, and the same losses afterwards."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from megatron_nmm.checkpoint.convert import native_config
 from megatron_nmm.checkpoint.convert.from_hf import from_hf
 from megatron_nmm.checkpoint.convert.stored import StoredWeights
 from megatron_nmm.checkpoint.convert.to_hf import to_hf
 from megatron_nmm.checkpoint.families.shapes import shapes
 from megatron_nmm.checkpoint.hf_folder import INDEX, HFFolder
+from megatron_nmm.config import VisionConfig
 from megatron_nmm.verify.workers import WorkerPool
 from tests.checkpoint import jobs
 from tests.checkpoint.convert import models
@@ -67,6 +69,19 @@ def test_the_form_of_its_configuration_comes_back(pool: WorkerPool, tmp_path: Pa
         assert again["query_groups"] == model.kv_heads and again["head_dim"] == model.head_width
         assert tuple(again["sparse"]["dense_layers"]) == model.sparse.dense_layers or not model.sparse.experts
         assert again["vision"]["depth"] == model.vision.depth
+
+
+def test_every_setting_of_an_encoder_comes_back_and_those_that_older_exports_lack_are_the_defaults() -> None:
+    for form, newer in (("InternViT", False), ("late", True)):
+        run = models.run_of(form)
+        raw = native_config.config_json(run)
+        if newer:
+            for name in ("norm", "qkv_bias", "positions", "table_side", "class_token"):
+                del raw["vision_config"][name]
+        found = native_config.settings(raw)
+        for key in (name for name in found if name.startswith("model.vision.")):
+            assert found[key] == native_config.at(run, key) or key == "model.vision.ffn", key
+        assert len([name for name in found if name.startswith("model.vision.")]) == len(fields(VisionConfig))
 
 
 def test_number_formats_are_chosen_and_the_load_bias_keeps_its_own(pool: WorkerPool, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ Weights come by the names of the encoder's parameters. Shapes: P patches of one 
 """
 
 import torch
-from torch.nn.functional import gelu, layer_norm, rms_norm, silu
+from torch.nn.functional import gelu, interpolate, layer_norm, rms_norm, silu
 
 from megatron_nmm.config.schema_model import VisionConfig
 
@@ -34,17 +34,29 @@ def places(rows: int, columns: int, shuffle: int) -> list[tuple[int, int]]:
 def _view(state: State, vision: VisionConfig, patches: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     x = patches.double() @ state["patch_stem.linear.weight"].T + state["patch_stem.linear.bias"]
     where = places(rows, columns, vision.shuffle)
-    everything = torch.ones(len(where), len(where), dtype=torch.bool)
+    if vision.positions == "table":
+        x = x + _placed(state, vision, rows, columns, where)
+    if vision.class_token:
+        x = torch.cat([x, (state["positions.class_token"] + state["positions.table"][0])[None]])
+    everything = torch.ones(len(x), len(x), dtype=torch.bool)
     squares = [(r // vision.window, c // vision.window) for r, c in where] if vision.window else []
     same_square = torch.tensor([[a == b for b in squares] for a in squares])
     for layer in range(vision.depth):
         name = f"block.layers.{layer}."
         mask = same_square if vision.window and layer not in vision.full_layers else everything
-        normed = _norm(state, vision, name + "input_layernorm.weight", x)
+        normed = _norm(state, vision, name + "input_layernorm", x)
         x = x + _scaled(state, name + "self_attn_bda.weight", _attend(state, vision, name, normed, where, mask))
-        normed = _norm(state, vision, name + "pre_mlp_layernorm.weight", x)
+        normed = _norm(state, vision, name + "pre_mlp_layernorm", x)
         x = x + _scaled(state, name + "mlp_bda.weight", _mlp(state, vision, name + "mlp.", normed))
-    return _norm(state, vision, "block.final_layernorm.weight", x) if vision.final_norm else x
+    x = x[: len(where)]
+    return _norm(state, vision, "block.final_layernorm", x) if vision.final_norm else x
+
+
+def _placed(state: State, vision: VisionConfig, rows: int, columns: int, where: list[tuple[int, int]]) -> torch.Tensor:
+    side, first = vision.table_side, int(vision.class_token)
+    table = state["positions.table"][first:].reshape(side, side, -1).permute(2, 0, 1)[None]
+    stretched = interpolate(table, size=(rows, columns), mode="bicubic", align_corners=False)[0]
+    return torch.stack([stretched[:, row, column] for row, column in where])
 
 
 def _attend(
@@ -53,13 +65,14 @@ def _attend(
     name += "self_attention."
     heads = []
     width = vision.head_width
-    projected = x @ state[name + "linear_qkv.weight"].T
+    projected = x @ state[name + "linear_qkv.weight"].T + state.get(name + "linear_qkv.bias", 0)
     for head in range(vision.heads):
         q, k, v = projected[:, 3 * head * width : 3 * (head + 1) * width].split(width, 1)
         if vision.qk_norm:
-            q = _norm(state, vision, name + "q_layernorm.weight", q)
-            k = _norm(state, vision, name + "k_layernorm.weight", k)
-        q, k = _turn(q, where, vision.rope_base), _turn(k, where, vision.rope_base)
+            q = _rms(state, vision, name + "q_layernorm", q)
+            k = _rms(state, vision, name + "k_layernorm", k)
+        if vision.positions == "rotary":
+            q, k = _turn(q, where, vision.rope_base), _turn(k, where, vision.rope_base)
         scores = (q @ k.T / width**0.5).masked_fill(~mask, float("-inf"))
         heads.append(scores.softmax(-1) @ v)
     return torch.cat(heads, 1) @ state[name + "linear_proj.weight"].T + state.get(name + "linear_proj.bias", 0)
@@ -101,7 +114,15 @@ def _linear(state: State, name: str, x: torch.Tensor) -> torch.Tensor:
 
 
 def _norm(state: State, vision: VisionConfig, name: str, x: torch.Tensor) -> torch.Tensor:
-    return rms_norm(x, state[name].shape, state[name], vision.norm_epsilon)
+    if vision.norm == "rms":
+        return _rms(state, vision, name, x)
+    weight, bias = state[name + ".weight"], state[name + ".bias"]
+    return layer_norm(x, weight.shape, weight, bias, vision.norm_epsilon)
+
+
+def _rms(state: State, vision: VisionConfig, name: str, x: torch.Tensor) -> torch.Tensor:
+    weight = state[name + ".weight"]
+    return rms_norm(x, weight.shape, weight, vision.norm_epsilon)
 
 
 def _scaled(state: State, name: str, branch: torch.Tensor) -> torch.Tensor:

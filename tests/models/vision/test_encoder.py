@@ -1,5 +1,6 @@
 """The vision encoder against itself written out, in one process: tokens and every gradient."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,20 @@ from megatron_nmm.verify.workers import Place, WorkerPool
 from tests.models.vision import plain
 
 NATIVE = DataConfig(image_rule="native", multi_scale=True, augment=False)
+INTERN_VIT = VisionConfig(
+    depth=24,
+    mlp="gelu",
+    bias=True,
+    qkv_bias=True,
+    norm="layer",
+    qk_norm=False,
+    layer_scale=0.1,
+    final_norm=False,
+    positions="table",
+    table_side=32,
+    class_token=True,
+    connector="pixel_shuffle",
+)
 MODELS = {
     "late fusion": (VisionConfig(depth=12), DataConfig()),
     "NaViL": (
@@ -37,6 +52,12 @@ MODELS = {
         NATIVE,
     ),
     "windows only": (VisionConfig(depth=4, window=8, mlp="gelu"), NATIVE),
+    "InternViT": (INTERN_VIT, NATIVE),
+    "a table, whole norms, two matrices": (
+        replace(INTERN_VIT, class_token=False, final_norm=True, qk_norm=True, connector="mlp", window=8),
+        NATIVE,
+    ),
+    "a class token of single patches": (replace(INTERN_VIT, connector="linear", norm="rms"), DataConfig()),
 }
 
 

@@ -20,6 +20,11 @@ def vision(window: int, shuffle: int) -> VisionConfig:
     return VisionConfig(depth=1, window=window, connector="pixel_shuffle" if shuffle == 2 else "linear")
 
 
+def with_class_token(shuffle: int) -> VisionConfig:
+    """The same of an encoder with a class token."""
+    return replace(vision(0, shuffle), positions="table", table_side=4, class_token=True)
+
+
 @pytest.mark.parametrize("shuffle", [1, 2])
 @pytest.mark.parametrize("grid", GRIDS)
 def test_places_follow_the_merge_groups(grid: tuple[int, int], shuffle: int) -> None:
@@ -59,6 +64,35 @@ def test_every_token_comes_home(workers: int, split: int, multiple: int, shuffle
     total = sum(rows * columns for rows, columns in GRIDS) // unit
     for plan in plans:
         assert every[plan.home].tolist() == list(range(total))
+
+
+@pytest.mark.parametrize("shuffle", [1, 2])
+@pytest.mark.parametrize(("workers", "split", "multiple"), [(1, 1, 1), (1, 4, 32), (2, 2, 1), (7, 1, 1)])
+def test_class_tokens_stand_behind_their_views_and_no_token_reads_them(
+    workers: int, split: int, multiple: int, shuffle: int
+) -> None:
+    model, unit = with_class_token(shuffle), shuffle**2
+    plans = [shares(GRIDS, model, workers, worker, split, multiple) for worker in range(workers)]
+    units = []
+    for plan in plans:
+        mine = plan.mine
+        assert mine.length % (unit * split) == mine.length % (multiple * split) == 0
+        assert mine.class_rows.sum() == len(mine.grids) and len(mine.rows) == len(mine.columns) == mine.length
+        patches = np.full(mine.length, -1)
+        patches[: len(mine.patches)] = mine.patches
+        ends, views = np.cumsum(mine.views), iter(mine.views.tolist())
+        for rows, columns in mine.grids:
+            assert next(views) == rows * columns + 1
+            assert unit == 1 or next(views) == unit - 1
+        # The class token is the last row of its view, and what fills its unit is neither.
+        assert set(np.flatnonzero(mine.class_rows)) <= {end - 1 for end in ends}
+        assert (patches[mine.class_rows] == -1).all()
+        groups = np.pad(patches, (0, plan.tokens * unit - len(patches)), constant_values=-1).reshape(-1, unit)
+        assert ((groups >= 0).all(1) | (groups < 0).all(1)).all(), "a unit is of patches or of none"
+        units.append(groups[:, 0] // unit)
+    total = sum(rows * columns for rows, columns in GRIDS) // unit
+    for plan in plans:
+        assert np.concatenate(units)[plan.home].tolist() == list(range(total))
 
 
 @pytest.mark.parametrize(("workers", "split", "length"), [(1, 1, 4), (1, 2, 8), (2, 1, 4), (2, 2, 8)])
