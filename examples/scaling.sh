@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A scaling study on a laptop, from a fresh clone: digits and emoji, sixty models of 0.1 to 3 million active parameters (early
-# fusion, late fusion, sparse experts; five sizes, four lengths), their laws and a report. Half an hour on 2 cores.
+# fusion, late fusion, sparse experts; five sizes, four lengths), their laws and a report. Forty minutes on 2 cores.
 # Arguments go to tools/sweep.py: --at-once 1, --only family=early. Interrupted, it goes on where it stopped.
 
 set -euo pipefail

@@ -92,7 +92,7 @@ def _lead(study: Study) -> str:
     if not points:
         return "No run of this study could be used."
     kinds = sorted({kind for point in points for kind in point.losses})
-    families = ", ".join(family(name) for name in dict.fromkeys(point.family for point in points))
+    families = "; ".join(family(name) for name in dict.fromkeys(point.family for point in points))
     return (
         f"{len(points)} runs of {families}; N from {_span([p.active for p in points])}, D from "
         f"{_span([p.tokens for p in points])} tokens, {power(min(p.flops for p in points))} to "
@@ -135,13 +135,18 @@ def _common_budget(study: Study) -> float:
 
 def _warnings(study: Study) -> tuple[Piece, ...]:
     parts = []
+    headline = study.headline()
+    rest = [f"{_name(one)}: {text}" for one in study.fits if one not in headline for text in one.warnings]
     for title, found in (
-        ("Warnings of the fits", [f"{_name(one)}: {text}" for one in study.fits for text in one.warnings]),
+        ("Warnings of the fits", [f"{_name(one)}: {text}" for one in headline for text in one.warnings]),
         ("Runs far off their law", [f"{_name(one)}: {text}" for one in study.fits for text in one.outliers]),
         ("Lines of the manifest that were left out", list(study.faults)),
     ):
         if found:
             parts.append(tag("div", tag("h3", title), listing(found), class_="warning"))
+    if rest:
+        told = f"{len(rest)} more warnings of fits by kind of data or mixture"
+        parts.append(tag("details", tag("summary", told), listing(rest)))
     return tuple(parts) or (tag("p", "None."),)
 
 

@@ -25,6 +25,9 @@ WORDS = {
     "c": Piece("c: least loss ~ C<sup>c</sup>"),
 }
 
+VANISHING = 1e-6
+"""Below this a number of a fit is nothing."""
+
 
 def coefficients(fitted: Fitted) -> Piece:
     """One fit: every coefficient and exponent with its interval and P1's value, a row each."""
@@ -61,8 +64,10 @@ def _papers(fitted: Fitted, name: str) -> str:
 
 
 def number(value: float) -> str:
-    """Four figures, thousands apart, a true minus sign."""
-    text = f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+    """Four figures, thousands apart, a true minus sign; a floor that a fit drove to nothing is 0."""
+    if abs(value) < VANISHING:
+        return "0"
+    text = f"{value:,.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:.4g}".replace("e+", "e")
     return text.replace("-", MINUS)
 
 

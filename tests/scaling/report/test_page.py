@@ -69,7 +69,7 @@ def test_the_page_has_every_section_and_needs_nothing_else(study: Study) -> None
 
 def test_what_the_page_says(study: Study) -> None:
     text = re.sub(r"<[^>]+>", "", page(study, {}))
-    assert "126 runs of early fusion, late fusion, early fusion, sparse experts" in text
+    assert "126 runs of early fusion; late fusion; early fusion, sparse experts" in text
     assert "early-0.464b-22b (z +4.2)" in text and "alpha is known to 20 % only" in text
     assert "line 12 (early-0.275b-5b)" in text
     for paper in ("0.6358 / 0.628 / 0.5382", "381,773", "2.446", "2.450", "2.381", "2.11 B, 790 B"):
