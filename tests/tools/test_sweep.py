@@ -17,7 +17,7 @@ from megatron_nmm.scaling import manifest
 from megatron_nmm.scaling.sweep import local
 from megatron_nmm.train import metrics
 from tests.train.runs import tiny_run
-from tools import sweep
+from tools import fit, report, sweep
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "sweep.py"
@@ -33,18 +33,20 @@ def study() -> Design:
     models = tuple(
         Candidate("early", f"w{{width}}", replace(run, model=replace(run.model, width=width))) for width in {widths!r}
     )
-    return Design("tiny", (Grid(models, (10 * 384, 40 * 384)),), warmup=2)
+    return Design("tiny", (Grid(models, {tokens!r}),), warmup=2)
 """
+TOKENS = (10 * 384, 40 * 384)
+"""Of runs of 10 and 40 steps of 384 tokens."""
 PATIENCE_S = 120.0
 
 
-def _study(folder: Path, widths: tuple[int, ...] = (32, 48)) -> Path:
-    """A study file of tiny runs over corpora in ``folder``, 10 and 40 steps of 384 tokens."""
+def _study(folder: Path, widths: tuple[int, ...] = (32, 48), tokens: tuple[int, ...] = TOKENS) -> Path:
+    """A study file of tiny runs over corpora in ``folder``."""
     run = tiny_run(folder)
     assert run.data.global_batch * run.data.sequence_length == 384
     save(replace(run, threads=1, journal=replace(run.journal, telemetry=0)), folder / "tiny.json")
     file = folder / "study.py"
-    file.write_text(STUDY.format(config=str(folder / "tiny.json"), widths=widths))
+    file.write_text(STUDY.format(config=str(folder / "tiny.json"), widths=widths, tokens=tokens))
     return file
 
 
@@ -54,9 +56,10 @@ def _start(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
 
-def test_a_study_that_is_killed_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    """Killed after the first point, with a run under way; then the same command to the end."""
-    study, output = _study(tmp_path), tmp_path / "out"
+def test_a_study_from_its_runs_to_its_page_although_it_is_killed(tmp_path: Path) -> None:
+    """Killed after the first point, with a run under way; the same command to the end, then the law and the report."""
+    widths, steps = (32, 48, 64), (10, 20, 40)
+    study, output = _study(tmp_path, widths, tuple(384 * count for count in steps)), tmp_path / "out"
     arguments = ("--study", str(study), "--output", str(output))
     killed = _start(*arguments)
     end = time.monotonic() + PATIENCE_S
@@ -65,32 +68,38 @@ def test_a_study_that_is_killed_goes_on_where_it_stopped(tmp_path: Path) -> None
     os.kill(killed.pid, signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL
     before = manifest.read(output).points
-    assert 1 <= len(before) < 4
-    again = _start(*arguments)
+    assert 1 <= len(before) < 9
+    again = _start(*arguments, "--at-once", "2")
     said, _ = again.communicate(timeout=PATIENCE_S)
     assert again.returncode == 0, said
-    assert "4 of 4 points" in said and "study tiny: complete" in said
+    assert "9 of 9 points" in said and "study tiny: complete" in said
     held = manifest.read(output)
     assert held.faults == () and held.points[: len(before)] == before
     points = {point.run: point for point in held.points}
-    assert sorted(points) == [f"early-w{w}-45-45-10-s1234-{length}" for w in (32, 48) for length in ("15.36k", "3.84k")]
-    for width in (32, 48):
+    names = [f"early-w{w}-45-45-10-s1234-{length}" for w in widths for length in ("15.36k", "3.84k", "7.68k")]
+    assert sorted(points) == names
+    for width in widths:
         long, brief = (points[f"early-w{width}-45-45-10-s1234-{length}"] for length in ("15.36k", "3.84k"))
         assert 0 < long.loss() < brief.loss()
         assert 30 * 384 < long.tokens <= 40 * 384 and 0 < long.vision_tokens < long.tokens
         assert long.tokens == pytest.approx(4 * brief.tokens, rel=0.1)
         assert long.flops == 6 * long.active * long.tokens
-    assert points["early-w32-45-45-10-s1234-3.84k"].active == parameters(replace(tiny_run(tmp_path).model)).active
+    assert points[names[0]].active == parameters(replace(tiny_run(tmp_path).model)).active
     assert list(output.rglob("step-*")) == [], "checkpoints are gone"
-    records = metrics.read(output / "runs/early-w32-45-45-10-s1234-15.36k" / metrics.NAME)
+    records = metrics.read(output / "runs" / names[0] / metrics.NAME)
     assert [r["step"] for r in records if r["event"] == "step"] == list(range(1, 41)), "each step once"
+
+    assert fit.main(["--study", str(output), "--bootstrap", "10"]) == 0
+    assert report.main([str(output)]) == 0
+    page = (output / "report" / "report.html").read_text(encoding="utf-8")
+    assert all(name in page for name in names) and page.count("<svg") >= 5
 
 
 def test_a_run_that_fails_is_named_with_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study, output, name = _study(tmp_path), tmp_path / "out", "early-w48-45-45-10-s1234-3.84k"
-    monkeypatch.setattr(sweep, "TRAINER", ROOT / "tests/scaling/fake_train.py")
+    monkeypatch.setattr(sweep, "TRAINER", ROOT / "tests/scaling/sweep/fake_train.py")
     monkeypatch.setattr(local, "LOOK_S", 0.05)
     monkeypatch.setenv("FAIL", name)
     arguments = ["--study", str(study), "--output", str(output), "--at-once", "2"]
@@ -114,7 +123,7 @@ def test_points_of_runs_that_others_trained_are_collected(
     commands = (output / "commands.sh").read_text().splitlines()
     for line in commands[3:-1]:
         files = line.split()[2:]
-        subprocess.run([sys.executable, str(ROOT / "tests/scaling/fake_train.py"), *files], check=True)
+        subprocess.run([sys.executable, str(ROOT / "tests/scaling/sweep/fake_train.py"), *files], check=True)
     assert sweep.main([*arguments, "--collect"]) == 0
     assert len(manifest.read(output).points) == 4
     assert sweep.main([*arguments, "--runner", "slurm"]) == 0, "nothing is left to submit"

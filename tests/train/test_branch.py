@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from megatron_nmm.checkpoint.save import CHECKPOINTS
+from megatron_nmm.checkpoint.publish import CHECKPOINTS
 from megatron_nmm.config import InitConfig, OptimConfig, RunConfig, SaveConfig, ScheduleConfig
 from megatron_nmm.data import ledger
 from megatron_nmm.train import metrics
