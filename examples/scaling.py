@@ -6,6 +6,7 @@
 Data come from examples/data/prepare_scaling.sh. Presets are FAMILY-WIDTH; as in P1 only widths change (section 2).
 """
 
+from dataclasses import replace
 from functools import partial
 
 from megatron_nmm.config import (
@@ -63,23 +64,12 @@ def early(width: int) -> ModelConfig:
 def late(width: int) -> ModelConfig:
     """An encoder half as wide as the decoder and as deep, as in P1."""
     vision = VisionConfig(depth=LAYERS, width=width // 2, heads=max(1, width // 2 // HEAD), ffn=3 * width // 2, patch=8)
-    return ModelConfig(
-        layers=LAYERS, width=width, heads=width // HEAD, ffn=3 * width, vocabulary=VOCABULARY, vision=vision
-    )
+    return replace(early(width), vision=vision)
 
 
 def sparse(width: int) -> ModelConfig:
     """Eight experts in the place of every MLP, one a token: P1's 8e-top1."""
-    dense = early(width)
-    return ModelConfig(
-        layers=dense.layers,
-        width=dense.width,
-        heads=dense.heads,
-        ffn=dense.ffn,
-        vocabulary=dense.vocabulary,
-        sparse=SparseConfig(experts=8, top_k=1, balance_loss=0.01),
-        vision=dense.vision,
-    )
+    return replace(early(width), sparse=SparseConfig(experts=8, top_k=1, balance_loss=0.01))
 
 
 MODELS = {"early": early, "late": late, "sparse": sparse}

@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 main() {
     local out=runs/scaling/laptop
-    NMM_EXTRAS=examples,images,scaling source tools/setup_env.sh || exit 1
+    NMM_EXTRAS=examples,images,kernels,scaling source tools/setup_env.sh || exit 1
     examples/data/prepare_scaling.sh runs/scaling/data 256
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # each run computes in one thread, two runs at a time
     python tools/sweep.py --study laptop --output "$out" --at-once 2 "$@"
