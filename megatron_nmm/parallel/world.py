@@ -26,6 +26,8 @@ class RankTimeout(NMMError):
         """``speaks``: whether this rank is the one that tells of it; None = not settled among the ranks."""
         super().__init__(message)
         self.speaks = speaks
+        self.told = False
+        """Whether the message is out already."""
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,8 @@ def _train(run: RunConfig) -> None:
 def refuse_once(error: NMMError) -> int:
     """Say ``error`` once for all ranks; the exit code."""
     speaks: bool | None = getattr(error, "speaks", None)
-    if speaks is False:  # another rank has spoken already: nothing to wait for
+    # This rank or another one has spoken already: nothing to wait for.
+    if speaks is False or getattr(error, "told", False):
         return FAULTY
     return refuse(error, speaks=True if speaks else _first_to_say(str(error)))
 

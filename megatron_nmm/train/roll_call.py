@@ -51,7 +51,8 @@ class Loss:
 class RollCall:
     """Watches one rank inside a ``with`` block of its main thread; set ``step`` at the start of each.
 
-    A collective's error that leaves the block becomes a RankTimeout with the report; ``speaks`` is true on one rank.
+    A collective's error that leaves the block becomes a RankTimeout with the report; ``speaks`` is true on one rank,
+    which has printed it by then.
     """
 
     def __init__(self, world: World) -> None:
@@ -91,20 +92,23 @@ class RollCall:
 
     def _lose(self, loss: Loss, error: BaseException) -> NoReturn:
         """Speak, or wait until another rank has spoken; then raise."""
+        told: RankTimeout | None = None
         try:
             speaks = int(self._store.add(LOST, 1)) == 1
             if speaks:
-                report = self._report(loss)
+                told = _tell(RankTimeout(self._report(loss), speaks=True))
                 self._store.set(TOLD, "")
             else:
                 report = f"rank {self._world.rank} lost the job too; another rank says where all of them stand"
                 self._store.set(_key("here", self._world.rank), self._answer())
                 _wait(lambda: bool(self._store.check([TOLD])))
                 time.sleep(PERIOD_S)  # torchrun reports the first that ends: that is to be the speaker
+                told = RankTimeout(report, speaks=False)
         except RuntimeError:  # the store went down with the rank or the launcher that held it
-            speaks, report = True, f"{self._headline(loss)}\n  the launcher does not answer either; {LIVES_ON}"
+            report = f"{self._headline(loss)}\n  the launcher does not answer either; {LIVES_ON}"
+            told = told or _tell(RankTimeout(report, speaks=True))
         self._over.set()
-        raise RankTimeout(report, speaks=speaks) from error
+        raise told from error
 
     def _report(self, loss: Loss) -> str:
         """Where every rank stands."""
@@ -175,14 +179,21 @@ class RollCall:
         """Lose the job while the main thread hangs: no error will reach it before the device ends the process."""
         try:
             self._lose(loss, TimeoutError(loss.cause))
-        except RankTimeout as told:
-            code = refuse(told) if told.speaks else FAULTY
-            os._exit(code)
+        except RankTimeout:
+            os._exit(FAULTY)
 
     def _answer(self) -> str:
         if self._loss is not None:
             return f"{self._at(self._loss.doing)}, {FAILED_TOO}"
         return f"{self._at(self._seen)}, for {time.monotonic() - self._since:.0f} s"
+
+
+def _tell(error: RankTimeout) -> RankTimeout:
+    """Print ``error`` at once: torchrun ends this process as soon as it sees who is gone, and signals are caught only
+    inside the training loop."""
+    refuse(error)
+    error.told = True
+    return error
 
 
 def keep_quiet(store: Any) -> None:

@@ -1,9 +1,10 @@
 """A rank that never comes, or is gone: one rank tells where all of them stand, the others keep quiet."""
 
+import io
 import os
 import signal
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from datetime import timedelta
 from typing import Any
 from unittest import mock
@@ -17,6 +18,7 @@ from megatron_nmm.device.cpu import CpuDevice
 from megatron_nmm.errors import NMMError
 from megatron_nmm.parallel.world import RankTimeout, World
 from megatron_nmm.train import roll_call
+from megatron_nmm.train.main import refuse_once
 from megatron_nmm.train.roll_call import RollCall
 from megatron_nmm.verify.workers import Place, WorkerError, WorkerPool
 
@@ -32,6 +34,7 @@ def _lost(world: World, work: Any) -> Told:
             watched.step = 37
             work()
     except RankTimeout as error:
+        refuse_once(error)  # as a program ends; what the roll call has printed is not printed again
         return str(error), error.speaks, time.monotonic() - start
     return "", None, time.monotonic() - start
 
@@ -74,9 +77,10 @@ def _one_dies(place: Place, folder: str) -> None:
             with RollCall(world):
                 time.sleep(1.0)
                 os.kill(os.getpid(), signal.SIGKILL)
-        told = _lost(world, lambda: _sum(world))
+        with redirect_stderr(io.StringIO()) as printed:
+            told = _lost(world, lambda: _sum(world))
         with open(os.path.join(folder, "told"), "w") as file:
-            file.write(f"{told[1]} {told[2]:.1f}\n{os.getpid()}\n{told[0]}")
+            file.write(f"{told[1]} {told[2]:.1f}\n{printed.getvalue().count(told[0])}\n{told[0]}")
 
 
 def test_a_killed_rank_is_named_at_once(tmp_path: Any) -> None:
@@ -87,7 +91,8 @@ def test_a_killed_rank_is_named_at_once(tmp_path: Any) -> None:
     while not (tmp_path / "told").exists():
         assert time.monotonic() < end
         time.sleep(0.1)
-    head, _, headline, gone, remedy = (tmp_path / "told").read_text().splitlines()
+    head, times, headline, gone, remedy = (tmp_path / "told").read_text().splitlines()
+    assert times == "1"
     assert head.startswith("True ") and float(head.split()[1]) < 4.0
     assert headline.startswith("rank 0 of 2, step 37, all_reduce of 5 float32 among ranks 0-1: lost a peer (")
     assert gone.startswith("  rank 1: process ") and gone.endswith(" is gone")
