@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_nmm.checkpoint.publish import published, step_of
+from megatron_nmm.checkpoint.publish import CHECKPOINTS, published, step_of
 from megatron_nmm.config import RunConfig
 from megatron_nmm.config.io import load
 from megatron_nmm.config.refusal import INTERRUPTED, refuse
@@ -22,7 +22,7 @@ from megatron_nmm.train.main import main as train
 
 def finished(run: RunConfig) -> bool:
     """Whether the last step of ``run`` is saved."""
-    steps = [step_of(path) or 0 for path in published(Path(run.folder) / "checkpoints")]
+    steps = [step_of(path) or 0 for path in published(Path(run.folder) / CHECKPOINTS)]
     return max(steps, default=0) >= run.steps
 
 

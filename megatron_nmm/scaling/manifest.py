@@ -125,9 +125,16 @@ def _narrow(points: Sequence[Point], name: str, value: Any, option: str) -> tupl
     if value is None and len(there) > 1:
         listed = ", ".join(f"{one} ({sum(getattr(p, name) == one for p in points)} runs)" for one in there)
         raise ConfigError(f"{len(there)} values of {name} in one study: {listed}; choose one with {option}")
-    if value is not None and value not in there:
+    return tuple(points) if value is None else only(points, name, value, option)
+
+
+def only(points: Sequence[Point], name: str, value: Any, option: str) -> tuple[Point, ...]:
+    """The points whose field ``name`` is ``value``; ConfigError, naming what ``option`` may be, where there is none."""
+    chosen = tuple(point for point in points if getattr(point, name) == value)
+    if not chosen:
+        there = sorted({getattr(point, name) for point in points})
         raise ConfigError(f"no run has {name} {value!r}; {option} may be {', '.join(map(str, there)) or 'nothing'}")
-    return tuple(point for point in points if value is None or getattr(point, name) == value)
+    return chosen
 
 
 def _choices(names: Sequence[str]) -> str:

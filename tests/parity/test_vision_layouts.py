@@ -15,6 +15,7 @@ from megatron_nmm.parallel.schedule import forward_backward
 from megatron_nmm.verify import compare, layouts, synthetic
 from megatron_nmm.verify.layouts import DENSE, LAYOUTS, Layout
 from megatron_nmm.verify.workers import Place, WorkerPool
+from tests.models.vision.forms import INTERN_VIT
 
 TOLERANCE = 1e-5
 """Largest relative error in fp32, per tensor."""
@@ -47,20 +48,6 @@ MODELS = {
     ),
 }
 """The last one's heads divide by no tensor group: its views are spread over the group."""
-INTERN_VIT = VisionConfig(
-    depth=24,
-    mlp="gelu",
-    bias=True,
-    qkv_bias=True,
-    norm="layer",
-    qk_norm=False,
-    layer_scale=0.1,
-    final_norm=False,
-    positions="table",
-    table_side=32,
-    class_token=True,
-    connector="pixel_shuffle",
-)
 PLACED = {
     "split": (INTERN_VIT, ("TP2", "TP2+SP", "PP2", "DP2+distributed optimizer", "CP2", "CP2xTP2+SP")),
     "spread": (replace(INTERN_VIT, heads=3), ("TP2", "TP2+SP")),

@@ -7,7 +7,7 @@ from megatron_nmm.errors import ConfigError
 from megatron_nmm.scaling.fit.encoder_rule import BestEncoder, Line, best_encoders, line
 from megatron_nmm.scaling.fit.one import RESAMPLES, Report, check, fit
 from megatron_nmm.scaling.fit.sparsity import SparseLaw, fit_sparse
-from megatron_nmm.scaling.manifest import select
+from megatron_nmm.scaling.manifest import only, select
 from megatron_nmm.scaling.point import AVERAGE, Point
 
 
@@ -109,7 +109,7 @@ def _groups(
     """(name, runs) of each family and mixture, and of each number of experts and active experts."""
     for option in ("family", "mixture", "experts"):
         if getattr(choice, option) is not None:
-            points = _only(points, option, getattr(choice, option))
+            points = only(points, option, getattr(choice, option), f"--{option}")
     keys = dict.fromkeys(_key(point, by_experts) for point in points)
     for key in keys:
         family, mixture, experts = key
@@ -120,14 +120,6 @@ def _groups(
 def _key(point: Point, by_experts: bool) -> tuple[str, str, str]:
     experts = f"{point.top_k} of {point.experts}" if by_experts and point.experts > 1 else ""
     return point.family, point.mixture, experts
-
-
-def _only(points: Sequence[Point], option: str, value: object) -> Sequence[Point]:
-    chosen = [point for point in points if getattr(point, option) == value]
-    if not chosen:
-        there = ", ".join(sorted({str(getattr(point, option)) for point in points}))
-        raise ConfigError(f"no run has {option} {value!r}; --{option} may be {there}")
-    return chosen
 
 
 def _kinds(points: Sequence[Point]) -> list[str]:

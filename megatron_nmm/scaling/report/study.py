@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from megatron_nmm.scaling.law import Fitted
-from megatron_nmm.scaling.point import Point
+from megatron_nmm.scaling.point import AVERAGE, Point
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Study:
     def headline(self) -> tuple[Fitted, ...]:
         """The fit of each family that pictures show: of the mean loss where it was fitted, else of the first kind."""
         chosen: dict[str, Fitted] = {}
-        for fitted in sorted(self.fits, key=lambda one: one.kind != "avg"):
+        for fitted in sorted(self.fits, key=lambda one: one.kind != AVERAGE):
             chosen.setdefault(fitted.family, fitted)
         return tuple(chosen.values())
 

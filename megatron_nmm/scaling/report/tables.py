@@ -8,6 +8,7 @@ from megatron_nmm.scaling.papers import published
 from megatron_nmm.scaling.plan.budget import Option
 from megatron_nmm.scaling.plan.nearest import nearest
 from megatron_nmm.scaling.plan.report import papers_answer
+from megatron_nmm.scaling.point import AVERAGE
 from megatron_nmm.scaling.report.html import Piece, join, table, tag
 from megatron_nmm.scaling.report.plots.exponents import papers
 from megatron_nmm.scaling.report.plots.residuals import error
@@ -40,7 +41,7 @@ def coefficients(fitted: Fitted) -> Piece:
 
 def kind(fitted: Fitted) -> str:
     """Which loss."""
-    return "mean loss over kinds" if fitted.kind == "avg" else f"loss on {fitted.kind}"
+    return "mean loss over kinds" if fitted.kind == AVERAGE else f"loss on {fitted.kind}"
 
 
 def _coefficient(fitted: Fitted, name: str, way: str, value: float) -> tuple[object, ...]:
@@ -54,7 +55,7 @@ def _coefficient(fitted: Fitted, name: str, way: str, value: float) -> tuple[obj
 def _papers(fitted: Fitted, name: str) -> str:
     """P1's readings; A and B of its sparse models alone."""
     if name in ("A", "B"):
-        return number(getattr(published.MOE, name)) if (fitted.family, fitted.kind) == ("sparse", "avg") else NOTHING
+        return number(getattr(published.MOE, name)) if (fitted.family, fitted.kind) == ("sparse", AVERAGE) else NOTHING
     if name == "k":
         chosen = (fitted.family, fitted.kind, "45-45-10")
         found = [one.scale for one in published.FRONTIERS if (one.family, one.kind, one.mixture) == chosen]

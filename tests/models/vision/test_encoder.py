@@ -12,22 +12,9 @@ from megatron_nmm.config.schema_model import VisionConfig
 from megatron_nmm.verify import layouts, synthetic
 from megatron_nmm.verify.workers import Place, WorkerPool
 from tests.models.vision import plain
+from tests.models.vision.forms import INTERN_VIT
 
 NATIVE = DataConfig(image_rule="native", multi_scale=True, augment=False)
-INTERN_VIT = VisionConfig(
-    depth=24,
-    mlp="gelu",
-    bias=True,
-    qkv_bias=True,
-    norm="layer",
-    qk_norm=False,
-    layer_scale=0.1,
-    final_norm=False,
-    positions="table",
-    table_side=32,
-    class_token=True,
-    connector="pixel_shuffle",
-)
 MODELS = {
     "late fusion": (VisionConfig(depth=12), DataConfig()),
     "NaViL": (

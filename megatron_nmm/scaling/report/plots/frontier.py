@@ -8,7 +8,7 @@ import numpy as np
 from megatron_nmm.scaling.fit.frontier import CHEAP, lower_hull
 from megatron_nmm.scaling.law import Fitted
 from megatron_nmm.scaling.papers.laws import frontier as papers_frontier
-from megatron_nmm.scaling.point import Point
+from megatron_nmm.scaling.point import AVERAGE, Point
 from megatron_nmm.scaling.report.plots import style
 from megatron_nmm.scaling.report.study import Study, by_size
 from megatron_nmm.scaling.words import MINUS, family
@@ -75,7 +75,7 @@ def _panel(axes: Any, fitted: Fitted, points: Sequence[Point]) -> None:
 
 def _papers(fitted: Fitted, flops: float) -> tuple[float, float] | None:
     """P1's line where it was measured at budgets like these."""
-    line = papers_frontier(fitted.family) if fitted.kind == "avg" else None
+    line = papers_frontier(fitted.family) if fitted.kind == AVERAGE else None
     return (line.scale, line.slope) if line and 1e19 < flops < 1e24 else None
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from megatron_nmm.scaling.law import Fitted
 from megatron_nmm.scaling.plan.optimum import Array, Cost, of_flops
-from megatron_nmm.scaling.point import Point
+from megatron_nmm.scaling.point import AVERAGE, Point
 from megatron_nmm.scaling.report.plots import style
 from megatron_nmm.scaling.report.study import Study, by_size, loss_at
 from megatron_nmm.scaling.words import family, power
@@ -40,7 +40,7 @@ def draw(study: Study) -> Any:
 
 
 def _kind(name: str) -> str:
-    return "mean over kinds" if name == "avg" else name
+    return "mean over kinds" if name == AVERAGE else name
 
 
 def budgets(points: Sequence[Point], kind: str) -> list[float]:
